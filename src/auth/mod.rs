@@ -1,0 +1,90 @@
+//! May this request do this? Tokens (RFC 7519), keys and conditions on claims.
+//!
+//! Knows no configuration and no Pingora; the time is an argument. A rule is total: whatever it
+//! needs was parsed when it was made, and whatever it cannot make sense of is a refusal.
+
+pub mod claims;
+pub mod keys;
+pub mod token;
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use http::HeaderMap;
+use thiserror::Error;
+
+use claims::Condition;
+use keys::Verifier;
+use token::Source;
+
+/// Why a request is not authorized. The texts are safe to show: no token, no claim's value.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Denied {
+    #[error("Missing token")]
+    NoToken,
+    #[error("Token too large")]
+    TooLarge,
+    #[error("Malformed token")]
+    Malformed,
+    #[error("Wrong algorithm")]
+    Algorithm,
+    #[error("Invalid signature")]
+    Signature,
+    #[error("Token expired")]
+    Expired,
+    #[error("Token not yet valid")]
+    NotYetValid,
+    #[error("Wrong issuer")]
+    Issuer,
+    #[error("Wrong audience")]
+    Audience,
+    #[error("Missing or malformed claim: {0}")]
+    Registered(&'static str),
+    /// A good token that a condition refuses.
+    #[error("Claim refused: {claim}")]
+    Claim { claim: String },
+    /// There is no way to prove anything: no keys are configured.
+    #[error("Authentication is not configured")]
+    Unconfigured,
+}
+
+impl Denied {
+    /// Whether another token could help; false means that this one was understood and refused.
+    pub fn is_unauthenticated(&self) -> bool {
+        !matches!(self, Self::Claim { .. } | Self::Unconfigured)
+    }
+}
+
+/// Who may do something.
+#[derive(Debug, Clone)]
+pub enum Rule {
+    /// Everybody.
+    Public,
+    /// Nobody: the operators' endpoints of a configuration without keys.
+    Closed,
+    /// The bearer of a valid token that satisfies every condition.
+    Token { verifier: Arc<Verifier>, sources: Arc<[Source]>, conditions: Vec<Condition> },
+}
+
+/// Whom a token speaks for: its `sub`, when it has one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Principal {
+    pub subject: Option<String>,
+}
+
+impl Rule {
+    /// Decides about a request by its headers and its query string (without the `?`).
+    pub fn authorize(&self, headers: &HeaderMap, query: &str, now: SystemTime) -> Result<Principal, Denied> {
+        let (verifier, sources, conditions) = match self {
+            Self::Public => return Ok(Principal::default()),
+            Self::Closed => return Err(Denied::Unconfigured),
+            Self::Token { verifier, sources, conditions } => (verifier, sources, conditions),
+        };
+        let token = token::find(sources, headers, query)?.ok_or(Denied::NoToken)?;
+        let claims = verifier.verify(&token, now)?;
+        if let Some(refusing) = conditions.iter().find(|condition| !condition.holds(&claims)) {
+            return Err(Denied::Claim { claim: refusing.claim().to_owned() });
+        }
+        Ok(Principal { subject: claims.get("sub").and_then(|sub| sub.as_str()).map(str::to_owned) })
+    }
+}

@@ -1,0 +1,4 @@
+pub mod routing;
+pub mod auth;
+pub mod s3;
+pub mod secret;
