@@ -1,3 +1,4 @@
+pub mod config;
 pub mod routing;
 pub mod auth;
 pub mod s3;

@@ -1,0 +1,186 @@
+//! The configuration as written: one struct a section, the names and the defaults, no logic.
+//!
+//! Everything that may be left out has its default here, so that a file that was read *is* the
+//! effective configuration: `config show` prints it and a reload compares it. What is required is
+//! an `Option` that `validate` insists on.
+
+use serde::{Deserialize, Serialize};
+use serde_yaml::Value;
+
+use crate::secret::Secret;
+
+/// The sections, each read on its own so that a mistake in one hides none in another.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Sections {
+    pub server: Value,
+    pub admin: Value,
+    pub jwt: Option<Value>,
+    pub buckets: Option<Vec<Value>>,
+}
+
+#[derive(Debug, Default, Serialize)]
+pub struct File {
+    pub server: Server,
+    pub admin: Admin,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jwt: Option<Jwt>,
+    pub buckets: Vec<Bucket>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Server {
+    pub address: String,
+    pub port: u64,
+    pub threads: u64,
+    pub generation_header: bool,
+    pub keepalive_seconds: u64,
+    pub shutdown_grace_seconds: u64,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            address: "0.0.0.0".to_owned(),
+            port: 8080,
+            threads: std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u64),
+            generation_header: false,
+            keepalive_seconds: 75,
+            shutdown_grace_seconds: 30,
+        }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Admin {
+    pub address: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u64>,
+    pub claims: Vec<Claim>,
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        let admin = Claim {
+            claim: "role".to_owned(),
+            operator: "equals".to_owned(),
+            value: Some(Value::String("admin".to_owned())),
+        };
+        Self { address: "127.0.0.1".to_owned(), port: None, claims: vec![admin] }
+    }
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Claim {
+    pub claim: String,
+    pub operator: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub value: Option<Value>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Jwt {
+    pub enabled: bool,
+    pub algorithm: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secret: Option<Secret>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub public_key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<String>,
+    pub audience: Vec<String>,
+    pub leeway_seconds: u64,
+    pub token_sources: Vec<TokenSource>,
+    pub claims: Vec<Claim>,
+}
+
+impl Default for Jwt {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            algorithm: "HS256".to_owned(),
+            secret: None,
+            public_key: None,
+            issuer: None,
+            audience: Vec::new(),
+            leeway_seconds: 60,
+            token_sources: vec![TokenSource { kind: "bearer".to_owned(), name: None }],
+            claims: Vec::new(),
+        }
+    }
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TokenSource {
+    #[serde(rename = "type")]
+    pub kind: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Bucket {
+    pub name: Option<String>,
+    pub path_prefix: Option<String>,
+    pub s3: Option<S3>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auth: Option<Auth>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct S3 {
+    pub bucket: Option<String>,
+    pub region: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    pub addressing: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<String>,
+    pub access_key: Option<Secret>,
+    pub secret_key: Option<Secret>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session_token: Option<Secret>,
+    pub timeouts: Timeouts,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Timeouts {
+    pub connect_seconds: f64,
+    pub read_seconds: f64,
+    pub write_seconds: f64,
+    pub idle_seconds: f64,
+    pub total_seconds: f64,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect_seconds: 5.0,
+            read_seconds: 60.0,
+            write_seconds: 60.0,
+            idle_seconds: 60.0,
+            total_seconds: 21_600.0,
+        }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Auth {
+    pub enabled: bool,
+    pub claims: Vec<Claim>,
+}
+
+impl Default for Auth {
+    fn default() -> Self {
+        Self { enabled: true, claims: Vec::new() }
+    }
+}

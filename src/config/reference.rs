@@ -1,0 +1,200 @@
+//! References: `${NAME}`, `${env:NAME}`, `${NAME:-default}`, `${file:PATH}`; `$$` is a literal `$`.
+//!
+//! They are filled in after the YAML was parsed, in values only, so neither a comment nor a key nor
+//! the text of a filled value can change the structure of the file.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_yaml::Value;
+use thiserror::Error;
+
+use super::problem::{Place, Problems, Step};
+use super::source;
+
+#[derive(Debug, PartialEq, Eq, Error)]
+enum Unresolved {
+    // These two do not quote: the text may be a secret that happens to hold `${`.
+    #[error("a `${{` has no closing `}}`; write `$$` for a literal `$`")]
+    Unclosed,
+    #[error(
+        "holds a `${{…}}` that is no reference; use ${{NAME}}, ${{NAME:-default}} or ${{file:/path}}, and `$$` for a literal `$`"
+    )]
+    Syntax,
+    #[error("the environment variable `{0}` is not set; set it, or give a default as ${{{0}:-default}}")]
+    Unset(String),
+    #[error("the environment variable `{0}` is not UTF-8")]
+    NotUtf8(String),
+    #[error("`${{file:{path}}}`: {why}")]
+    File { path: String, why: String },
+}
+
+/// Fills in references and remembers what it did.
+pub struct References<'a> {
+    /// Relative paths are relative to the configuration file.
+    directory: &'a Path,
+    /// The bytes of every file that was read.
+    pub files: BTreeMap<PathBuf, Vec<u8>>,
+    /// The text, as written, of every value that held a reference. What such a value became may be a
+    /// secret, so messages show this instead.
+    pub written: BTreeMap<Place, String>,
+}
+
+impl<'a> References<'a> {
+    pub fn new(directory: &'a Path) -> Self {
+        Self { directory, files: BTreeMap::new(), written: BTreeMap::new() }
+    }
+
+    /// Fills in every text at and below `value`.
+    pub fn fill(&mut self, value: &mut Value, place: &Place, problems: &mut Problems) {
+        match value {
+            Value::String(text) if text.contains('$') => {
+                let filled = self.resolve(text);
+                if text.contains("${") {
+                    self.written.insert(place.clone(), text.clone());
+                }
+                match filled {
+                    Ok(filled) => *text = filled,
+                    Err(why) => problems.push(place.clone(), why.to_string()),
+                }
+            }
+            Value::Sequence(items) => {
+                for (index, item) in items.iter_mut().enumerate() {
+                    self.fill(item, &place.index(index), problems);
+                }
+            }
+            Value::Mapping(entries) => {
+                for (key, entry) in entries.iter_mut() {
+                    let step = key.as_str().map_or_else(|| format!("{key:?}"), str::to_owned);
+                    self.fill(entry, &place.join([Step::Key(step)]), problems);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn resolve(&mut self, text: &str) -> Result<String, Unresolved> {
+        let mut filled = String::with_capacity(text.len());
+        let mut rest = text;
+        while let Some(position) = rest.find('$') {
+            filled.push_str(&rest[..position]);
+            rest = &rest[position + 1..];
+            if let Some(after) = rest.strip_prefix('$') {
+                filled.push('$');
+                rest = after;
+            } else if let Some(after) = rest.strip_prefix('{') {
+                let (inner, after) =
+                    after.split_once('}').ok_or(Unresolved::Unclosed)?;
+                filled.push_str(&self.look_up(inner)?);
+                rest = after;
+            } else {
+                filled.push('$');
+            }
+        }
+        filled.push_str(rest);
+        Ok(filled)
+    }
+
+    fn look_up(&mut self, inner: &str) -> Result<String, Unresolved> {
+        if let Some(path) = inner.strip_prefix("file:") {
+            return self.read(path);
+        }
+        let variable = inner.strip_prefix("env:").unwrap_or(inner);
+        let (name, default) = match variable.split_once(":-") {
+            Some((name, default)) => (name, Some(default)),
+            None => (variable, None),
+        };
+        let is_name = !name.is_empty()
+            && !name.starts_with(|c: char| c.is_ascii_digit())
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        if !is_name {
+            return Err(Unresolved::Syntax);
+        }
+        match (std::env::var(name), default) {
+            (Ok(value), Some(default)) if value.is_empty() => Ok(default.to_owned()),
+            (Ok(value), _) => Ok(value),
+            (Err(std::env::VarError::NotPresent), Some(default)) => Ok(default.to_owned()),
+            (Err(std::env::VarError::NotPresent), None) => Err(Unresolved::Unset(name.to_owned())),
+            (Err(std::env::VarError::NotUnicode(_)), _) => Err(Unresolved::NotUtf8(name.to_owned())),
+        }
+    }
+
+    fn read(&mut self, path: &str) -> Result<String, Unresolved> {
+        let text = self
+            .file(Path::new(path))
+            .and_then(|bytes| {
+                String::from_utf8(bytes).map_err(|_| "the file is not UTF-8; give a text".to_owned())
+            })
+            .map_err(|why| Unresolved::File { path: path.to_owned(), why })?;
+        let line = text.strip_suffix('\n').map_or(text.as_str(), |line| line.strip_suffix('\r').unwrap_or(line));
+        Ok(line.to_owned())
+    }
+
+    /// The content of a file that the configuration names, read once however often it is named.
+    pub fn file(&mut self, path: &Path) -> Result<Vec<u8>, String> {
+        let path = self.directory.join(path);
+        if let Some(bytes) = self.files.get(&path) {
+            return Ok(bytes.clone());
+        }
+        let bytes = source::read(&path, source::MAX_REFERENCED_BYTES).map_err(|why| why.to_string())?;
+        self.files.insert(path, bytes.clone());
+        Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filled(text: &str) -> Result<String, String> {
+        let mut problems = Problems::default();
+        let mut value = Value::String(text.to_owned());
+        References::new(Path::new("/nowhere")).fill(&mut value, &Place::root(), &mut problems);
+        if problems.is_empty() {
+            Ok(value.as_str().expect("still a text").to_owned())
+        } else {
+            Err(problems.summary())
+        }
+    }
+
+    #[test]
+    fn references_are_filled_in() {
+        let path = std::env::var("PATH").expect("cargo sets it");
+        let ok = |text: &str| Ok(text.to_owned());
+        assert_eq!(filled("${PATH}"), ok(&path));
+        assert_eq!(filled("a${env:PATH}b${PATH}"), ok(&format!("a{path}b{path}")));
+        assert_eq!(filled("${UNSET_HERE:-x:y-z}"), ok("x:y-z"));
+        assert_eq!(filled("${env:UNSET_HERE:-}"), ok(""));
+        assert_eq!(filled("$$ $${PATH} 100$ $x"), ok("$ ${PATH} 100$ $x"));
+    }
+
+    #[test]
+    fn what_cannot_be_filled_in_is_an_error_with_a_remedy() {
+        for (text, part) in [
+            ("${UNSET_HERE}", "`UNSET_HERE` is not set"),
+            ("a ${PATH", "no closing `}`"),
+            ("${}", "is no reference"),
+            ("${a b}", "is no reference"),
+            ("${1A}", "is no reference"),
+            ("${file:/does/not/exist}", "`${file:/does/not/exist}`: "),
+            ("${file:/}", "not a regular file"),
+        ] {
+            let message = filled(text).expect_err(text);
+            assert!(message.contains(part), "{text}: {message}");
+        }
+    }
+
+    #[test]
+    fn a_file_loses_one_trailing_newline() {
+        let folder = std::env::temp_dir().join(format!("yatagarasu-reference-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a temporary folder");
+        std::fs::write(folder.join("secret"), "two\nlines\n\n").expect("written");
+        let mut problems = Problems::default();
+        let mut value = Value::String("<${file:secret}>".to_owned());
+        let mut references = References::new(&folder);
+        references.fill(&mut value, &Place::root(), &mut problems);
+        assert_eq!(value.as_str(), Some("<two\nlines\n>"), "{problems}");
+        assert_eq!(references.files.len(), 1);
+        std::fs::remove_dir_all(&folder).expect("removed");
+    }
+}
