@@ -34,11 +34,14 @@ pub fn decode(raw: &str) -> Result<String, InvalidPath> {
     if !raw.starts_with('/') {
         return Err(InvalidPath::Relative);
     }
+    // What stands for bytes that were no UTF-8 where the request was read; see the gateway.
+    if raw.contains(char::REPLACEMENT_CHARACTER) {
+        return Err(InvalidPath::NotUtf8);
+    }
     let mut after_percent = raw.split('%');
     after_percent.next();
-    let well_formed = |text: &str| {
-        matches!(text.as_bytes(), [a, b, ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit())
-    };
+    let well_formed =
+        |text: &str| matches!(text.as_bytes(), [a, b, ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit());
     if !after_percent.all(well_formed) {
         return Err(InvalidPath::PercentEncoding);
     }
@@ -61,9 +64,7 @@ pub enum InvalidPrefix {
     EmptySegment,
     #[error("holds a `.` or `..` segment, which no request path can match; leave it out")]
     DotSegment,
-    #[error(
-        "holds `{0}`; a prefix is written decoded and takes letters, digits, `-`, `.`, `_`, `~` and `/`"
-    )]
+    #[error("holds `{0}`; a prefix is written decoded and takes letters, digits, `-`, `.`, `_`, `~` and `/`")]
     Character(char),
     #[error("is reserved for the operators' endpoints; choose another")]
     Reserved,
@@ -216,6 +217,7 @@ mod tests {
             ("/%zz", InvalidPath::PercentEncoding),
             ("/%é1", InvalidPath::PercentEncoding),
             ("/%FF", InvalidPath::NotUtf8),
+            ("/a\u{FFFD}", InvalidPath::NotUtf8),
             ("/a%00", InvalidPath::Nul),
             ("/../a", InvalidPath::DotSegment),
             ("/a/.", InvalidPath::DotSegment),
@@ -224,7 +226,7 @@ mod tests {
         ] {
             assert_eq!(decode(raw), Err(why), "{raw}");
         }
-        assert!(decode("/a/.../..a/a..").is_ok());
+        assert!(decode("/a/.../..a/a../%EF%BF%BD").is_ok());
     }
 
     #[test]

@@ -35,9 +35,7 @@ pub const OPERATORS: [&str; 10] =
 pub enum InvalidCondition {
     #[error("is not a claim; name one, as `role` or `department.name`")]
     Claim,
-    #[error(
-        "is not an operator; use equals, not_equals, in, not_in, contains, exists, gt, gte, lt or lte"
-    )]
+    #[error("is not an operator; use equals, not_equals, in, not_in, contains, exists, gt, gte, lt or lte")]
     Operator,
     #[error("must be a text, a number, true or false for this operator")]
     NotAScalar,
@@ -55,7 +53,9 @@ impl Condition {
             return Err(InvalidCondition::Claim);
         }
         let scalar = |value: Option<Value>| {
-            value.filter(|v| !v.is_array() && !v.is_object() && !v.is_null()).ok_or(InvalidCondition::NotAScalar)
+            value
+                .filter(|v| !v.is_array() && !v.is_object() && !v.is_null())
+                .ok_or(InvalidCondition::NotAScalar)
         };
         let list = |value: Option<Value>| match value {
             Some(Value::Array(items)) if !items.is_empty() => items

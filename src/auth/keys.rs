@@ -33,7 +33,8 @@ pub struct UnknownAlgorithm;
 
 /// Every algorithm, as it is written.
 const ALGORITHMS: [&str; 12] = [
-    "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA",
+    "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384",
+    "EdDSA",
 ];
 
 impl Algorithm {

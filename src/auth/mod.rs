@@ -41,7 +41,7 @@ pub enum Denied {
     #[error("Missing or malformed claim: {0}")]
     Registered(&'static str),
     /// A good token that a condition refuses.
-    #[error("Claim refused: {claim}")]
+    #[error("A claim is not what the rule asks for")]
     Claim { claim: String },
     /// There is no way to prove anything: no keys are configured.
     #[error("Authentication is not configured")]
@@ -52,6 +52,15 @@ impl Denied {
     /// Whether another token could help; false means that this one was understood and refused.
     pub fn is_unauthenticated(&self) -> bool {
         !matches!(self, Self::Claim { .. } | Self::Unconfigured)
+    }
+
+    /// The `WWW-Authenticate` header (RFC 6750, section 3): no error code when nothing was shown.
+    pub fn challenge(&self) -> String {
+        match self {
+            Self::NoToken | Self::Unconfigured => "Bearer".to_owned(),
+            Self::Claim { .. } => "Bearer error=\"insufficient_scope\"".to_owned(),
+            _ => format!("Bearer error=\"invalid_token\", error_description=\"{self}\""),
+        }
     }
 }
 

@@ -75,7 +75,9 @@ mod tests {
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
         pairs
             .iter()
-            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_str(value).expect("valid")))
+            .map(|(name, value)| {
+                (HeaderName::from_static(name), HeaderValue::from_str(value).expect("valid"))
+            })
             .collect()
     }
 
@@ -106,7 +108,8 @@ mod tests {
     #[test]
     fn the_first_source_that_holds_a_token_decides() {
         let sources = [Source::Bearer, Source::Query("token".into())];
-        let token = |pairs, query| find(&sources, &headers(pairs), query).expect("small").map(Cow::into_owned);
+        let token =
+            |pairs, query| find(&sources, &headers(pairs), query).expect("small").map(Cow::into_owned);
         assert_eq!(token(&[("authorization", "Bearer one")], "token=two"), Some("one".into()));
         assert_eq!(token(&[("authorization", "Basic one")], "token=two"), Some("two".into()));
         assert_eq!(token(&[], ""), None);

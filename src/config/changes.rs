@@ -35,7 +35,9 @@ pub struct Change {
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.kind, &self.old, &self.new) {
-            (Kind::Changed, Some(old), Some(new)) => write!(f, "{}: {} → {}", self.path, shown(old), shown(new)),
+            (Kind::Changed, Some(old), Some(new)) => {
+                write!(f, "{}: {} → {}", self.path, shown(old), shown(new))
+            }
             (Kind::Added, ..) => write!(f, "{}: added", self.path),
             (Kind::Removed, ..) => write!(f, "{}: removed", self.path),
             (Kind::Changed, ..) => write!(f, "{}: changed", self.path),
@@ -114,10 +116,19 @@ fn compare_entries(
 }
 
 fn entries(mapping: &Value) -> BTreeMap<&str, &Value> {
-    mapping.as_mapping().into_iter().flatten().filter_map(|(key, value)| Some((key.as_str()?, value))).collect()
+    mapping
+        .as_mapping()
+        .into_iter()
+        .flatten()
+        .filter_map(|(key, value)| Some((key.as_str()?, value)))
+        .collect()
 }
 
 /// Buckets by their names, so that moving one within the list changes nothing.
 fn named(list: &Value) -> BTreeMap<&str, &Value> {
-    list.as_sequence().into_iter().flatten().filter_map(|item| Some((item.get("name")?.as_str()?, item))).collect()
+    list.as_sequence()
+        .into_iter()
+        .flatten()
+        .filter_map(|item| Some((item.get("name")?.as_str()?, item)))
+        .collect()
 }

@@ -53,7 +53,11 @@ pub fn section<T: DeserializeOwned + Default>(
             }
             if matches!(steps.last(), Some(Step::Index(_))) && last_failed.as_ref() != Some(&steps) {
                 // The others keep their indices.
-                *found = if wanted == Wanted::Text { Value::String(String::new()) } else { Value::Mapping(Mapping::new()) };
+                *found = if wanted == Wanted::Text {
+                    Value::String(String::new())
+                } else {
+                    Value::Mapping(Mapping::new())
+                };
                 last_failed = Some(steps);
                 continue;
             }
@@ -145,7 +149,9 @@ fn mistyped(found: &Value, wanted: Wanted, reference: Option<&String>) -> String
         }
         (None, Value::Number(number)) => format!("`{number}`"),
         (None, Value::Bool(flag)) => format!("`{flag}`"),
-        (None, Value::String(text)) if matches!(wanted, Wanted::WholeNumber | Wanted::Number | Wanted::Boolean) => {
+        (None, Value::String(text))
+            if matches!(wanted, Wanted::WholeNumber | Wanted::Number | Wanted::Boolean) =>
+        {
             format!("`{text}`")
         }
         (None, Value::String(_)) => "a text".to_owned(),

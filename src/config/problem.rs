@@ -202,7 +202,8 @@ mod tests {
 
     #[test]
     fn the_line_of_a_place_is_found() {
-        let text = "a: 1\nb:\n  - x: 1\n    y:\n      z: text\n  - {x: 2,\n     y: null}\n\"c d\": [1,\n 2]\n";
+        let text =
+            "a: 1\nb:\n  - x: 1\n    y:\n      z: text\n  - {x: 2,\n     y: null}\n\"c d\": [1,\n 2]\n";
         let line = |place: &Place| line_of(text, place.steps());
         let root = Place::root();
         assert_eq!(line(&root.key("a")), Some(1));

@@ -83,8 +83,7 @@ impl<'a> References<'a> {
                 filled.push('$');
                 rest = after;
             } else if let Some(after) = rest.strip_prefix('{') {
-                let (inner, after) =
-                    after.split_once('}').ok_or(Unresolved::Unclosed)?;
+                let (inner, after) = after.split_once('}').ok_or(Unresolved::Unclosed)?;
                 filled.push_str(&self.look_up(inner)?);
                 rest = after;
             } else {
@@ -126,7 +125,8 @@ impl<'a> References<'a> {
                 String::from_utf8(bytes).map_err(|_| "the file is not UTF-8; give a text".to_owned())
             })
             .map_err(|why| Unresolved::File { path: path.to_owned(), why })?;
-        let line = text.strip_suffix('\n').map_or(text.as_str(), |line| line.strip_suffix('\r').unwrap_or(line));
+        let line =
+            text.strip_suffix('\n').map_or(text.as_str(), |line| line.strip_suffix('\r').unwrap_or(line));
         Ok(line.to_owned())
     }
 

@@ -391,7 +391,8 @@ impl Validator<'_, '_> {
             if let [_, .., (last, _)] = holders.as_slice() {
                 let names: Vec<&str> = holders.iter().map(|(_, name)| name.as_str()).collect();
                 // The wording of this one is fixed by the documentation.
-                let message = format!("Duplicate path_prefix '{prefix}' found in buckets: {}", names.join(", "));
+                let message =
+                    format!("Duplicate path_prefix '{prefix}' found in buckets: {}", names.join(", "));
                 self.problems.push(place.index(*last).key("path_prefix"), message);
             }
         }
@@ -460,11 +461,7 @@ impl Validator<'_, '_> {
         }
     }
 
-    fn store(
-        &mut self,
-        s3: &mut file::S3,
-        place: &Place,
-    ) -> Option<(s3::Bucket, Signer, Trust, Timeouts)> {
+    fn store(&mut self, s3: &mut file::S3, place: &Place) -> Option<(s3::Bucket, Signer, Trust, Timeouts)> {
         let timeouts = self.timeouts(&s3.timeouts, &place.key("timeouts"));
         let credentials = self.credentials(s3, place);
         let region = self.region(s3.region.as_ref(), &place.key("region"));
@@ -516,7 +513,8 @@ impl Validator<'_, '_> {
             (Some(_), None) => self.missing(place.key("secret_key"), "it belongs to `access_key`"),
             (None, Some(_)) => self.missing(place.key("access_key"), "it belongs to `secret_key`"),
             (None, None) => {
-                let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty()).map(Secret::new);
+                let variable =
+                    |name| std::env::var(name).ok().filter(|value| !value.is_empty()).map(Secret::new);
                 s3.access_key = variable("AWS_ACCESS_KEY_ID");
                 s3.secret_key = variable("AWS_SECRET_ACCESS_KEY");
                 s3.session_token = variable("AWS_SESSION_TOKEN");
@@ -552,7 +550,8 @@ impl Validator<'_, '_> {
     }
 
     fn region(&mut self, region: Option<&String>, place: &Place) -> Option<String> {
-        let region = self.required(region, place, "name it, as `eu-west-1`; stores without regions take `us-east-1`")?;
+        let region =
+            self.required(region, place, "name it, as `eu-west-1`; stores without regions take `us-east-1`")?;
         if !s3::is_region(region) {
             self.refuse(place, region, "is not a region name; use letters, digits and `-`");
             return None;
@@ -585,7 +584,11 @@ impl Validator<'_, '_> {
             Some("path") => Some(Addressing::Path),
             Some("virtual") => Some(Addressing::Virtual),
             Some(other) => {
-                self.refuse(&place.key("addressing"), other, "is not an addressing style; use path or virtual");
+                self.refuse(
+                    &place.key("addressing"),
+                    other,
+                    "is not an addressing style; use path or virtual",
+                );
                 None
             }
             // A name with a dot is two labels, and the certificate of AWS covers one.
@@ -594,7 +597,12 @@ impl Validator<'_, '_> {
         }
     }
 
-    fn trust(&mut self, ca_file: Option<&String>, place: &Place, endpoint: Option<&Endpoint>) -> Option<Trust> {
+    fn trust(
+        &mut self,
+        ca_file: Option<&String>,
+        place: &Place,
+        endpoint: Option<&Endpoint>,
+    ) -> Option<Trust> {
         let Some(path) = ca_file else { return Some(Trust::default()) };
         if endpoint.is_some_and(|endpoint| endpoint.scheme == Scheme::Http) {
             self.warnings.push(format!("{place}: is not used, because the endpoint is http"));

@@ -1,0 +1,49 @@
+//! An HTTP answer that the program makes itself, instead of passing on the store's.
+
+use http::HeaderValue;
+use http::header::{ALLOW, CACHE_CONTROL, HeaderName, WWW_AUTHENTICATE};
+
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    pub content_type: &'static str,
+    pub body: String,
+}
+
+impl Answer {
+    pub fn new(status: u16, content_type: &'static str, body: String) -> Self {
+        Self { status, headers: Vec::new(), content_type, body }
+    }
+
+    pub fn json(status: u16, body: &serde_json::Value) -> Self {
+        Self::new(status, "application/json", format!("{body}\n"))
+    }
+
+    pub fn text(status: u16, body: &str) -> Self {
+        Self::new(status, "text/plain; charset=utf-8", body.to_owned())
+    }
+
+    /// The methods that the resource takes (RFC 9110, section 10.2.1).
+    pub fn allow(self, methods: &'static str) -> Self {
+        self.with(ALLOW, HeaderValue::from_static(methods))
+    }
+
+    /// How to authenticate (RFC 6750, section 3).
+    pub fn challenge(self, challenge: &str) -> Self {
+        match HeaderValue::from_str(challenge) {
+            Ok(challenge) => self.with(WWW_AUTHENTICATE, challenge),
+            Err(_) => self.with(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")),
+        }
+    }
+
+    /// Not to be kept by any cache.
+    pub fn uncached(self) -> Self {
+        self.with(CACHE_CONTROL, HeaderValue::from_static("no-store"))
+    }
+
+    fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+}

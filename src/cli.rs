@@ -1,0 +1,85 @@
+//! The command line as typed, nothing else.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use serde_json::Value;
+
+/// Serves private S3 buckets over HTTP, under a configuration that can change while it serves.
+#[derive(Debug, Parser)]
+#[command(version, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    #[command(flatten)]
+    pub config: ConfigFile,
+
+    /// Check the configuration and exit; needs no network
+    #[arg(long)]
+    pub validate: bool,
+
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+#[derive(Debug, Args)]
+pub struct ConfigFile {
+    /// The configuration file
+    #[arg(long = "config", value_name = "FILE", default_value = "/etc/yatagarasu/config.yaml")]
+    pub path: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Look at a configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Ask the running server to reload, wait, and exit with its verdict
+    Reload(Reload),
+    /// Print a token that the configuration accepts (HS algorithms only)
+    Token(Token),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Check a configuration file, as `--validate` does
+    Validate {
+        #[arg(value_name = "FILE")]
+        path: PathBuf,
+    },
+    /// Print the effective configuration, secrets redacted
+    Show(ConfigFile),
+}
+
+#[derive(Debug, Args)]
+pub struct Reload {
+    #[command(flatten)]
+    pub config: ConfigFile,
+
+    /// An operator's token in a file; without one a token is made with `jwt.secret`
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct Token {
+    #[command(flatten)]
+    pub config: ConfigFile,
+
+    /// A claim; the value is JSON, or else a text; the name may be a dotted path
+    #[arg(long = "claim", value_name = "NAME=VALUE", value_parser = claim)]
+    pub claims: Vec<(String, Value)>,
+
+    /// How long the token is valid, as `90s`, `1h` or `7d`
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = humantime::parse_duration)]
+    pub ttl: Duration,
+}
+
+fn claim(text: &str) -> Result<(String, Value), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => {
+            let value = serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()));
+            Ok((name.to_owned(), value))
+        }
+        _ => Err("write it as NAME=VALUE".to_owned()),
+    }
+}

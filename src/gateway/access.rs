@@ -1,0 +1,74 @@
+//! The one log line and the one observation of a request.
+
+use std::time::Duration;
+
+use http::Method;
+use tracing::info;
+
+use super::rejection::{Rejection, UpstreamError};
+use crate::metrics::{Metrics, NO_BUCKET};
+use crate::reload::milliseconds;
+
+/// What there is to say of a request that ended.
+pub struct Access<'a> {
+    pub request_id: &'a str,
+    pub generation: u64,
+    /// The operator's name of the bucket, if the request belongs to one.
+    pub bucket: Option<&'a str>,
+    pub method: &'a Method,
+    /// Without the query string, which may hold a token.
+    pub path: &'a str,
+    pub client: Option<String>,
+    pub status: u16,
+    pub bytes: usize,
+    pub duration: Duration,
+    pub upstream: Option<Duration>,
+    pub rejection: Option<&'a Rejection>,
+    pub reason: Option<String>,
+}
+
+/// The status of a request whose client went away before it was answered, as nginx has it.
+pub const CLIENT_CLOSED: u16 = 499;
+
+impl Access<'_> {
+    pub fn record(&self, metrics: &Metrics) {
+        let bucket = self.bucket.unwrap_or(NO_BUCKET);
+        let status = self.status.to_string();
+        metrics.requests.with_label_values(&[bucket, method_label(self.method), &status]).inc();
+        metrics.request_duration.with_label_values(&[bucket]).observe(self.duration.as_secs_f64());
+        match self.rejection {
+            None | Some(Rejection::Store(_)) => {}
+            Some(rejection) => metrics.rejections.with_label_values(&[rejection.label()]).inc(),
+        }
+        info!(
+            request_id = self.request_id,
+            generation = self.generation,
+            bucket,
+            method = self.method.as_str(),
+            path = self.path,
+            client = self.client,
+            status = self.status,
+            bytes = self.bytes,
+            duration_ms = milliseconds(self.duration),
+            upstream_ms = self.upstream.map(milliseconds),
+            reason = self.reason,
+            "request"
+        );
+    }
+}
+
+/// Counts a failure between the proxy and the store, once per failure and not per request.
+pub fn count_upstream_error(metrics: &Metrics, bucket: &str, error: UpstreamError) {
+    metrics.upstream_errors.with_label_values(&[bucket, error.kind()]).inc();
+}
+
+/// From a closed set: a client could send any word. None is the end of another one.
+fn method_label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::OPTIONS => "OPTIONS",
+        Method::POST => "POST",
+        _ => "other",
+    }
+}

@@ -1,0 +1,118 @@
+//! The decision about a request for an object: which bucket, which object, may it be read.
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+use http::request::Parts;
+use http::{Method, Version};
+use percent_encoding::percent_decode_str;
+
+use super::rejection::Rejection;
+use crate::config::Bucket;
+use crate::generation::Generation;
+use crate::routing;
+use crate::s3::key::{ObjectKey, encode_query_value};
+
+/// Permission to read one object, and everything needed to ask the store for it. Only [`admit`]
+/// makes one, and nothing is signed without one.
+#[derive(Debug)]
+pub struct Admission {
+    bucket: Arc<Bucket>,
+    key: ObjectKey,
+    /// Sorted and encoded, as signed and as sent.
+    query: String,
+}
+
+impl Admission {
+    pub fn bucket(&self) -> &Bucket {
+        &self.bucket
+    }
+
+    pub fn key(&self) -> &ObjectKey {
+        &self.key
+    }
+
+    pub fn query(&self) -> &str {
+        &self.query
+    }
+}
+
+/// The methods of the traffic port.
+pub const METHODS: &str = "GET, HEAD, OPTIONS";
+
+/// Decides; touches no socket, clock or counter.
+pub fn admit(generation: &Generation, request: &Parts, now: SystemTime) -> Result<Admission, Rejection> {
+    if request.method != Method::GET && request.method != Method::HEAD {
+        return Err(Rejection::Method);
+    }
+    if request.version == Version::HTTP_11 && !request.headers.contains_key(HOST) {
+        return Err(Rejection::NoHost);
+    }
+    let path = routing::decode(request.uri.path()).map_err(Rejection::Path)?;
+    let (bucket, key) = generation.config.routes.find(&path).ok_or(Rejection::NoRoute)?;
+    let query = request.uri.query().unwrap_or_default();
+    bucket.rule.authorize(&request.headers, query, now).map_err(Rejection::Denied)?;
+    if has_body(request) {
+        return Err(Rejection::Body);
+    }
+    // The bucket itself would answer with a listing.
+    if key.is_empty() {
+        return Err(Rejection::NoKey);
+    }
+    Ok(Admission {
+        bucket: bucket.clone(),
+        key: ObjectKey::new(key.to_owned()),
+        query: canonical_query(query)?,
+    })
+}
+
+/// A body on a GET has no meaning (RFC 9110, section 9.3.1), and what no one expects is how requests
+/// are smuggled.
+fn has_body(request: &Parts) -> bool {
+    request.headers.contains_key(TRANSFER_ENCODING)
+        || request.headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0")
+}
+
+/// Keeps the parameters that choose among versions and parts of an object, in canonical form.
+fn canonical_query(query: &str) -> Result<String, Rejection> {
+    let mut canonical = String::new();
+    // In the order in which they are signed.
+    for name in ["partNumber", "versionId"] {
+        let mut values = query.split('&').filter_map(|pair| {
+            let (found, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (percent_decode_str(found).decode_utf8().ok()? == name).then_some(value)
+        });
+        let Some(value) = values.next() else { continue };
+        let value = percent_decode_str(value).decode_utf8().map_err(|_| Rejection::Query(name))?;
+        if values.next().is_some() || value.is_empty() {
+            return Err(Rejection::Query(name));
+        }
+        let separator = if canonical.is_empty() { "" } else { "&" };
+        write!(canonical, "{separator}{name}={}", encode_query_value(&value))
+            .expect("writing to a String cannot fail");
+    }
+    Ok(canonical)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_versions_and_parts_are_asked_for() {
+        for (query, canonical) in [
+            ("", ""),
+            ("list-type=2&prefix=a&uploads&acl", ""),
+            ("versionId=a/b+c&x=1&partNumber=2", "partNumber=2&versionId=a%2Fb%2Bc"),
+            ("%76ersionId=a%20b", "versionId=a%20b"),
+            ("versionid=a&token=secret", ""),
+        ] {
+            assert_eq!(canonical_query(query).as_deref().ok(), Some(canonical), "{query}");
+        }
+        for query in ["versionId=a&versionId=b", "versionId", "partNumber=", "versionId=%FF"] {
+            assert!(canonical_query(query).is_err(), "{query}");
+        }
+    }
+}

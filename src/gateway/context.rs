@@ -1,0 +1,61 @@
+//! What one request carries through Pingora's phases.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use super::admission::Admission;
+use super::rejection::Rejection;
+use crate::generation::Generation;
+
+pub struct Context {
+    /// The generation that serves this request, from its header to its last byte.
+    pub generation: Arc<Generation>,
+    /// Counts the request as under way until Pingora drops the context.
+    pub in_flight: TaskTrackerToken,
+    pub started: Instant,
+    pub request_id: String,
+    /// Set once the request may go to a store.
+    pub admission: Option<Admission>,
+    /// Why the client got, or would have got, an error.
+    pub rejection: Option<Rejection>,
+    /// The store's own error code, for the log.
+    pub store_code: Option<String>,
+    pub upstream: Upstream,
+    /// What replaces the body of a store's error; taken when it was sent.
+    pub replacement: Replacement,
+}
+
+/// The attempts to reach the store.
+#[derive(Default)]
+pub struct Upstream {
+    /// Addresses not tried yet; the first is being tried.
+    pub candidates: Vec<IpAddr>,
+    /// Whether a request was already repeated because its pooled connection had gone stale.
+    pub repeated: bool,
+    pub sent_at: Option<Instant>,
+    /// From sending the request to the store's header.
+    pub latency: Option<Duration>,
+}
+
+/// Whether the store's body is the client's.
+#[derive(Default)]
+pub enum Replacement {
+    /// The store's body passes through.
+    #[default]
+    None,
+    /// Ours goes out instead.
+    Pending(Bytes),
+    /// Ours is out; what the store still sends is dropped.
+    Done,
+}
+
+impl Context {
+    /// What is left of a time that began with the request.
+    pub fn remaining(&self, total: Duration) -> Duration {
+        total.saturating_sub(self.started.elapsed())
+    }
+}

@@ -1,0 +1,419 @@
+//! Clients' HTTP: Pingora's phases, in the order in which they run. Each decides nothing that
+//! `admit` has not decided; each room is entered once.
+
+mod access;
+mod admission;
+mod context;
+mod rejection;
+pub mod resolver;
+mod upstream;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::Method;
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderName, TRANSFER_ENCODING};
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::modules::http::HttpModules;
+use pingora::proxy::{FailToProxy, ProxyHttp, Session};
+use pingora::upstreams::peer::HttpPeer;
+use pingora::{Error, ErrorSource, ErrorType, Result};
+
+use crate::admin::{Endpoint, Operators};
+use crate::answer::Answer;
+use crate::s3;
+use access::{Access, CLIENT_CLOSED, count_upstream_error};
+use admission::{METHODS, admit};
+use context::{Context, Replacement, Upstream};
+use rejection::{Rejection, UpstreamError};
+use resolver::Resolver;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const CONFIG_GENERATION: HeaderName = HeaderName::from_static("x-config-generation");
+
+/// How long a client may take to finish a request body that nobody wants, before its connection is
+/// given up instead of reused.
+const UNWANTED_BODY: Duration = Duration::from_secs(5);
+
+/// How many of a store's addresses one request tries.
+pub const MAX_ADDRESSES: usize = 3;
+
+/// What a port is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Surface {
+    /// Objects, health, and the operators' endpoints too.
+    Shared,
+    /// Objects and health.
+    Traffic,
+    /// The operators' endpoints and health.
+    Operators,
+}
+
+impl Surface {
+    fn serves(self, endpoint: Endpoint) -> bool {
+        endpoint.is_health() || self != Self::Traffic
+    }
+}
+
+/// The proxy of one port.
+pub struct Gateway {
+    pub surface: Surface,
+    pub operators: Arc<Operators>,
+    pub resolver: Arc<Resolver>,
+}
+
+#[async_trait]
+impl ProxyHttp for Gateway {
+    type CTX = Context;
+
+    fn new_ctx(&self) -> Context {
+        Context {
+            generation: self.operators.live.current(),
+            in_flight: self.operators.lifecycle.request(),
+            started: Instant::now(),
+            request_id: String::new(),
+            admission: None,
+            rejection: None,
+            store_code: None,
+            upstream: Upstream::default(),
+            replacement: Replacement::None,
+        }
+    }
+
+    /// No downstream modules: the only one by default is compression, which we never use.
+    fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
+
+    async fn early_request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<()> {
+        ctx.request_id = request_id(session);
+        let draining = self.operators.lifecycle.is_draining();
+        let keepalive = ctx.generation.config.server.keepalive.as_secs();
+        // Pingora waits for ever for the next request unless told otherwise with every request.
+        session.set_keepalive((!draining).then_some(keepalive));
+        // An answer may go out before an unwanted body has come in; the connection is good after it.
+        session.set_close_on_response_before_downstream_finish(false);
+        session.set_total_drain_timeout(Some(UNWANTED_BODY));
+        Ok(())
+    }
+
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
+        if let Some(answer) = self.operators_answer(session, ctx).await {
+            write(session, ctx, answer).await?;
+            return Ok(true);
+        }
+        let request = session.req_header();
+        if request.method == Method::OPTIONS {
+            let answer = Answer::text(204, "").allow(METHODS);
+            write(session, ctx, answer).await?;
+            return Ok(true);
+        }
+        let admitted = match self.surface {
+            Surface::Operators => Err(Rejection::NoRoute),
+            Surface::Shared | Surface::Traffic => admit(&ctx.generation, request, SystemTime::now()),
+        };
+        match admitted {
+            Ok(admission) => {
+                session.set_write_timeout(Some(admission.bucket().timeouts.write));
+                ctx.admission = Some(admission);
+                Ok(false)
+            }
+            Err(rejection) => {
+                reject(session, ctx, rejection).await?;
+                Ok(true)
+            }
+        }
+    }
+
+    async fn upstream_peer(&self, _session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
+        let bucket = admitted(ctx)?.bucket();
+        let remaining = ctx.remaining(bucket.timeouts.total);
+        if remaining.is_zero() {
+            return Err(Error::new_up(ErrorType::ReadTimedout));
+        }
+        if ctx.upstream.candidates.is_empty() {
+            ctx.upstream.candidates = match bucket.store.host() {
+                s3::Host::Address(address) => vec![*address],
+                s3::Host::Name(name) => {
+                    let patience = bucket.timeouts.connect.min(remaining);
+                    let mut addresses = self.resolver.addresses(name, patience).await;
+                    addresses.truncate(MAX_ADDRESSES);
+                    addresses
+                }
+            };
+        }
+        let bucket = admitted(ctx)?.bucket();
+        let Some(address) = ctx.upstream.candidates.first() else {
+            self.upstream_failed(ctx, UpstreamError::Resolve);
+            return Err(Error::new_up(ErrorType::ConnectError));
+        };
+        Ok(Box::new(upstream::peer(bucket, *address, remaining)))
+    }
+
+    fn fail_to_connect(
+        &self,
+        _session: &mut Session,
+        _peer: &HttpPeer,
+        ctx: &mut Context,
+        mut error: Box<Error>,
+    ) -> Box<Error> {
+        if let Some(Rejection::Upstream(kind)) = Rejection::of(&error) {
+            self.upstream_failed(ctx, kind);
+        }
+        let failed = ctx.upstream.candidates.first().copied();
+        if let (Ok(admission), Some(address)) = (admitted(ctx), failed)
+            && let s3::Host::Name(name) = admission.bucket().store.host()
+        {
+            self.resolver.avoid(name, address);
+        }
+        if ctx.upstream.candidates.len() > 1 {
+            ctx.upstream.candidates.remove(0);
+            // Nothing was sent yet, so another address may be tried.
+            error.set_retry(true);
+        }
+        error
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        request: &mut RequestHeader,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        let client = session.req_header();
+        *request =
+            upstream::signed_request(&client.method, &client.headers, admitted(ctx)?, SystemTime::now())?;
+        ctx.upstream.sent_at = Some(Instant::now());
+        Ok(())
+    }
+
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        if response.status.is_informational() {
+            return Ok(());
+        }
+        ctx.upstream.latency = ctx.upstream.sent_at.map(|sent| sent.elapsed());
+        match response.status.as_u16() {
+            200..=299 | 304 => keep_only(response, upstream::is_passed_back),
+            300..=399 => {
+                self.upstream_failed(ctx, UpstreamError::Redirect);
+                replace(session, ctx, response, Rejection::Upstream(UpstreamError::Redirect))?;
+            }
+            status => replace(session, ctx, response, Rejection::Store(status))?,
+        }
+        stamp(ctx, response)
+    }
+
+    fn response_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        _end_of_stream: bool,
+        ctx: &mut Context,
+    ) -> Result<Option<Duration>> {
+        let total = admitted(ctx)?.bucket().timeouts.total;
+        if ctx.remaining(total).is_zero() {
+            return Err(Error::new_up(ErrorType::ReadTimedout));
+        }
+        match std::mem::take(&mut ctx.replacement) {
+            Replacement::None => {}
+            Replacement::Pending(ours) => {
+                let code = body.as_deref().and_then(s3::error::code_in);
+                ctx.store_code = code.map(str::to_owned);
+                *body = Some(ours);
+                ctx.replacement = Replacement::Done;
+            }
+            Replacement::Done => {
+                *body = None;
+                ctx.replacement = Replacement::Done;
+            }
+        }
+        Ok(None)
+    }
+
+    fn error_while_proxy(
+        &self,
+        _peer: &HttpPeer,
+        session: &mut Session,
+        mut error: Box<Error>,
+        ctx: &mut Context,
+        client_reused: bool,
+    ) -> Box<Error> {
+        // A pooled connection may close in the moment in which it is used. Nothing was answered and
+        // reading twice does no harm, so a GET or HEAD is sent once more.
+        let went_stale = client_reused
+            && !ctx.upstream.repeated
+            && session.response_written().is_none()
+            && *error.esource() == ErrorSource::Upstream
+            && matches!(
+                error.etype(),
+                ErrorType::ReadError | ErrorType::WriteError | ErrorType::ConnectionClosed
+            );
+        ctx.upstream.repeated |= went_stale;
+        error.set_retry(went_stale);
+        if !went_stale && let Some(Rejection::Upstream(kind)) = Rejection::of(&error) {
+            self.upstream_failed(ctx, kind);
+        }
+        error
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Context) -> FailToProxy {
+        let rejection = ctx.rejection.take().or_else(|| Rejection::of(error));
+        let Some(rejection) = rejection else {
+            return FailToProxy { error_code: CLIENT_CLOSED, can_reuse_downstream: false };
+        };
+        let error_code = rejection.status();
+        // Once the header is out, all that is left is to end the connection.
+        if session.response_written().is_some() {
+            ctx.rejection = Some(rejection);
+        } else {
+            session.set_keepalive(None);
+            // The client may be gone, and there is nobody else to tell.
+            let _ = reject(session, ctx, rejection).await;
+        }
+        FailToProxy { error_code, can_reuse_downstream: false }
+    }
+
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Context) {
+        let request = session.req_header();
+        let written = session.response_written().map(|response| response.status.as_u16());
+        Access {
+            request_id: &ctx.request_id,
+            generation: ctx.generation.number,
+            bucket: ctx.admission.as_ref().map(|admission| admission.bucket().name.as_str()),
+            method: &request.method,
+            path: request.uri.path(),
+            client: session.client_addr().and_then(|addr| addr.as_inet()).map(|addr| addr.ip().to_string()),
+            status: written.unwrap_or(CLIENT_CLOSED),
+            bytes: session.body_bytes_sent(),
+            duration: ctx.started.elapsed(),
+            upstream: ctx.upstream.latency,
+            rejection: ctx.rejection.as_ref(),
+            reason: reason(ctx, error),
+        }
+        .record(&self.operators.metrics);
+    }
+
+    /// Pingora logs the query string here.
+    fn request_summary(&self, _session: &Session, ctx: &Context) -> String {
+        format!("request {}", ctx.request_id)
+    }
+
+    /// Every request has its own line already.
+    fn suppress_error_log(&self, _session: &Session, _ctx: &Context, _error: &Error) -> bool {
+        true
+    }
+}
+
+impl Gateway {
+    async fn operators_answer(&self, session: &Session, ctx: &Context) -> Option<Answer> {
+        let request = session.req_header();
+        let endpoint = Endpoint::at(request.uri.path()).filter(|endpoint| self.surface.serves(*endpoint))?;
+        Some(self.operators.answer(endpoint, &ctx.generation, &request.method, &request.headers).await)
+    }
+
+    /// Counts a failure and keeps it as the reason, unless a later attempt succeeds.
+    fn upstream_failed(&self, ctx: &mut Context, kind: UpstreamError) {
+        if let Some(admission) = &ctx.admission {
+            count_upstream_error(&self.operators.metrics, &admission.bucket().name, kind);
+        }
+        ctx.rejection = Some(Rejection::Upstream(kind));
+    }
+}
+
+fn admitted(ctx: &Context) -> Result<&admission::Admission> {
+    ctx.admission.as_ref().ok_or_else(|| Error::explain(ErrorType::InternalError, "no admission"))
+}
+
+/// The client's `X-Request-Id` if it is short and plain, else a new one, ordered by time.
+fn request_id(session: &Session) -> String {
+    let is_sane = |id: &str| {
+        (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+    };
+    let given = session.get_header(REQUEST_ID).and_then(|value| value.to_str().ok());
+    given.filter(|id| is_sane(id)).map_or_else(|| uuid::Uuid::now_v7().simple().to_string(), str::to_owned)
+}
+
+async fn reject(session: &mut Session, ctx: &mut Context, rejection: Rejection) -> Result<()> {
+    let answer = rejection.answer(&session.req_header().headers, &ctx.request_id);
+    ctx.rejection = Some(rejection);
+    write(session, ctx, answer).await
+}
+
+/// Writes an answer of our own and leaves the connection fit for the next request.
+async fn write(session: &mut Session, ctx: &Context, answer: Answer) -> Result<()> {
+    let mut header = ResponseHeader::build(answer.status, Some(answer.headers.len() + 4))?;
+    for (name, value) in answer.headers {
+        header.append_header(name, value)?;
+    }
+    if answer.status != 204 {
+        header.insert_header(CONTENT_TYPE, answer.content_type)?;
+        header.insert_header(CONTENT_LENGTH, answer.body.len())?;
+    }
+    stamp(ctx, &mut header)?;
+    let has_body = session.req_header().method != Method::HEAD && !answer.body.is_empty();
+    session.write_response_header(Box::new(header), !has_body).await?;
+    if has_body {
+        session.write_response_body(Some(answer.body.into()), true).await?;
+    }
+    Ok(())
+}
+
+/// What every answer carries.
+fn stamp(ctx: &Context, response: &mut ResponseHeader) -> Result<()> {
+    response.insert_header(REQUEST_ID, ctx.request_id.as_str())?;
+    if ctx.generation.config.server.generation_header {
+        response.insert_header(CONFIG_GENERATION, ctx.generation.number)?;
+    }
+    Ok(())
+}
+
+fn keep_only(response: &mut ResponseHeader, passes: impl Fn(&HeaderName) -> bool) {
+    let dropped: Vec<HeaderName> = response.headers.keys().filter(|name| !passes(name)).cloned().collect();
+    for name in dropped {
+        response.remove_header(&name);
+    }
+}
+
+/// Turns the store's answer into ours: its document names the bucket, the key and more.
+fn replace(
+    session: &Session,
+    ctx: &mut Context,
+    response: &mut ResponseHeader,
+    rejection: Rejection,
+) -> Result<()> {
+    // A store that sends no body leaves no moment at which ours could be sent.
+    let is_empty = response.headers.get(CONTENT_LENGTH).is_some_and(|length| length == "0");
+    let answer = rejection.answer(&session.req_header().headers, &ctx.request_id);
+    keep_only(response, |name| matches!(name.as_str(), "retry-after" | "allow") || *name == CONTENT_RANGE);
+    response.set_status(answer.status)?;
+    response.remove_header(&TRANSFER_ENCODING);
+    if session.req_header().method != Method::HEAD {
+        let length = if is_empty { 0 } else { answer.body.len() };
+        response.insert_header(CONTENT_LENGTH, length)?;
+    }
+    response.insert_header(CONTENT_TYPE, answer.content_type)?;
+    ctx.replacement = Replacement::Pending(answer.body.into());
+    ctx.rejection = Some(rejection);
+    Ok(())
+}
+
+/// Why a request went the way it went, for the log. Never the client's text.
+fn reason(ctx: &Context, error: Option<&Error>) -> Option<String> {
+    match (&ctx.rejection, &ctx.store_code, error) {
+        (Some(Rejection::Store(_)), Some(code), _) => Some(format!("store: {code}")),
+        (Some(Rejection::Upstream(kind)), _, Some(error)) => {
+            Some(format!("upstream {}: {}", kind.kind(), error.etype().as_str()))
+        }
+        (Some(Rejection::Upstream(kind)), _, None) => Some(format!("upstream {}", kind.kind())),
+        (Some(rejection), ..) => Some(format!("{}: {rejection}", rejection.label())),
+        (None, _, Some(error)) => {
+            Some(format!("{}: {}", error.esource().as_str().to_lowercase(), error.etype().as_str()))
+        }
+        (None, ..) => None,
+    }
+}

@@ -1,0 +1,232 @@
+//! Every reason to say no, and the one table of what each becomes: status, S3 code, metric label.
+
+use http::HeaderMap;
+use http::header::ACCEPT;
+use pingora::{Error, ErrorSource, ErrorType};
+use serde_json::json;
+use thiserror::Error;
+
+use super::admission::METHODS;
+use crate::answer::Answer;
+use crate::auth::Denied;
+use crate::routing::InvalidPath;
+use crate::s3;
+
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Rejection {
+    #[error("the method is not allowed; use GET, HEAD or OPTIONS")]
+    Method,
+    #[error("an HTTP/1.1 request needs a Host header")]
+    NoHost,
+    #[error("a request for an object has no body")]
+    Body,
+    #[error("{0}")]
+    Path(InvalidPath),
+    #[error("the query parameter `{0}` must be given once, with a value")]
+    Query(&'static str),
+    #[error("no bucket is served at this path")]
+    NoRoute,
+    #[error("the path names no object")]
+    NoKey,
+    #[error("{0}")]
+    Denied(Denied),
+    #[error("the store cannot be reached or does not answer as a store")]
+    Upstream(UpstreamError),
+    /// The store answered with an error of its own; its status goes to the client.
+    #[error("the store refused the request")]
+    Store(u16),
+    #[error("an internal error")]
+    Internal,
+}
+
+/// What went wrong between the proxy and the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UpstreamError {
+    /// The host name has no address.
+    Resolve,
+    /// No connection.
+    Connect,
+    /// No trust in the store's certificate, or no common version.
+    Tls,
+    Timeout,
+    /// The connection broke.
+    Reset,
+    /// Not HTTP.
+    Protocol,
+    /// The store says that the bucket is elsewhere; the region or the endpoint is wrong.
+    Redirect,
+}
+
+impl UpstreamError {
+    /// The metric label. None is the end of another one.
+    pub fn kind(self) -> &'static str {
+        match self {
+            Self::Resolve => "resolve",
+            Self::Connect => "connect",
+            Self::Tls => "tls",
+            Self::Timeout => "timeout",
+            Self::Reset => "reset",
+            Self::Protocol => "protocol",
+            Self::Redirect => "redirect",
+        }
+    }
+}
+
+impl Rejection {
+    /// Status, S3 error code and metric label of every rejection.
+    fn answer_row(&self) -> (u16, &'static str, &'static str) {
+        match self {
+            Self::Method => (405, "MethodNotAllowed", "method"),
+            Self::NoHost => (400, "InvalidRequest", "no_host"),
+            Self::Body => (400, "InvalidRequest", "body"),
+            Self::Path(_) => (400, "InvalidURI", "path"),
+            Self::Query(_) => (400, "InvalidArgument", "query"),
+            Self::NoRoute => (404, "NoSuchBucket", "no_route"),
+            Self::NoKey => (404, "NoSuchKey", "no_key"),
+            Self::Denied(denied) => match denied {
+                Denied::NoToken => (401, "AccessDenied", "no_token"),
+                Denied::Expired => (401, "AccessDenied", "expired"),
+                Denied::Claim { .. } => (403, "AccessDenied", "claim"),
+                Denied::Unconfigured => (403, "AccessDenied", "unconfigured"),
+                _ => (401, "AccessDenied", "bad_token"),
+            },
+            Self::Upstream(UpstreamError::Timeout) => (504, "RequestTimeout", "upstream_timeout"),
+            Self::Upstream(_) => (502, "InternalError", "upstream"),
+            Self::Store(status) => (*status, store_code(*status), "store"),
+            Self::Internal => (500, "InternalError", "internal"),
+        }
+    }
+
+    pub fn status(&self) -> u16 {
+        self.answer_row().0
+    }
+
+    /// The metric label, from a closed set.
+    pub fn label(&self) -> &'static str {
+        self.answer_row().2
+    }
+
+    /// The document for the client, which learns the class and not the cause.
+    pub fn answer(&self, headers: &HeaderMap, request_id: &str) -> Answer {
+        let (status, code, _) = self.answer_row();
+        let message = match self {
+            Self::Store(_) => store_message(code).to_owned(),
+            other => other.to_string(),
+        };
+        let answer = if prefers_json(headers) {
+            Answer::json(status, &json!({ "code": code, "message": message, "request_id": request_id }))
+        } else {
+            Answer::new(status, "application/xml", s3::error::document(code, &message, request_id))
+        };
+        match self {
+            Self::Method => answer.allow(METHODS),
+            Self::Denied(denied) => answer.challenge(&denied.challenge()),
+            _ => answer,
+        }
+    }
+
+    /// What an error of Pingora's means for the client; `None` when the client is gone.
+    pub fn of(error: &Error) -> Option<Self> {
+        use ErrorType as T;
+        let upstream = match (error.esource(), error.etype()) {
+            (ErrorSource::Downstream, _) => return None,
+            (
+                ErrorSource::Upstream,
+                T::ConnectTimedout | T::TLSHandshakeTimedout | T::ReadTimedout | T::WriteTimedout,
+            ) => UpstreamError::Timeout,
+            (
+                ErrorSource::Upstream,
+                T::TLSHandshakeFailure | T::TLSWantX509Lookup | T::InvalidCert | T::HandshakeError,
+            ) => UpstreamError::Tls,
+            (
+                ErrorSource::Upstream,
+                T::ConnectRefused | T::ConnectNoRoute | T::ConnectError | T::SocketError | T::BindError,
+            ) => UpstreamError::Connect,
+            (ErrorSource::Upstream, T::ReadError | T::WriteError | T::ConnectionClosed) => {
+                UpstreamError::Reset
+            }
+            (ErrorSource::Upstream, _) => UpstreamError::Protocol,
+            (ErrorSource::Internal | ErrorSource::Unset, _) => return Some(Self::Internal),
+        };
+        Some(Self::Upstream(upstream))
+    }
+}
+
+/// The S3 code of a status that a store answered with. The store's own code stays in the log: it may
+/// tell of the credentials, which are not the client's.
+fn store_code(status: u16) -> &'static str {
+    match status {
+        400 => "InvalidRequest",
+        403 => "AccessDenied",
+        404 => "NoSuchKey",
+        405 => "MethodNotAllowed",
+        412 => "PreconditionFailed",
+        416 => "InvalidRange",
+        429 | 503 => "SlowDown",
+        _ => "InternalError",
+    }
+}
+
+fn store_message(code: &str) -> &'static str {
+    match code {
+        "InvalidRequest" => "the store does not accept the request",
+        "AccessDenied" => "the store does not allow it",
+        "NoSuchKey" => "no object has this key",
+        "MethodNotAllowed" => "the object does not take this method",
+        "PreconditionFailed" => "a condition of the request does not hold",
+        "InvalidRange" => "the range is outside of the object",
+        "SlowDown" => "the store is busy; try again",
+        _ => "the store failed",
+    }
+}
+
+/// Whether `Accept` puts JSON above XML (RFC 9110, section 12.5.1). XML is S3's own.
+fn prefers_json(headers: &HeaderMap) -> bool {
+    let accept = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect::<Vec<_>>();
+    let weight = |types: &[&str]| -> f32 {
+        let weights = accept.iter().flat_map(|value| value.split(',')).filter_map(|range| {
+            let mut parts = range.split(';').map(str::trim);
+            let media_type = parts.next()?;
+            let q = parts.find_map(|parameter| parameter.strip_prefix("q="));
+            let named = types.iter().any(|wanted| media_type.eq_ignore_ascii_case(wanted));
+            named.then(|| q.map_or(1.0, |q| q.parse().unwrap_or(0.0)))
+        });
+        weights.fold(0.0, f32::max)
+    };
+    let json = weight(&["application/json"]);
+    json > 0.0 && json >= weight(&["application/xml", "text/xml"])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    #[test]
+    fn accept_chooses_the_document() {
+        for (accept, json) in [
+            ("application/json", true),
+            ("application/json, */*", true),
+            ("application/xml;q=0.9, application/json", true),
+            ("application/xml, application/json;q=0.9", false),
+            ("application/json;q=0", false),
+            ("*/*", false),
+            ("text/html,application/xml;q=0.9,*/*;q=0.8", false),
+            ("", false),
+        ] {
+            let headers = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(accept))]);
+            assert_eq!(prefers_json(&headers), json, "{accept}");
+        }
+        assert!(!prefers_json(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn no_kind_of_upstream_error_is_the_end_of_another() {
+        use UpstreamError as U;
+        let kinds =
+            [U::Resolve, U::Connect, U::Tls, U::Timeout, U::Reset, U::Protocol, U::Redirect].map(U::kind);
+        for one in kinds {
+            assert!(kinds.iter().all(|other| *other == one || !other.ends_with(one)), "{one}");
+        }
+    }
+}

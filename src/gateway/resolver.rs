@@ -1,0 +1,166 @@
+//! Addresses of the stores' host names, looked up in the background.
+//!
+//! A name is looked up when it is first mentioned, and again as long as requests use it; a request
+//! reads what is known and waits only while nothing is known yet. Lookups are the system's
+//! (`getaddrinfo`), so that `/etc/hosts` and the search domains of a container count. When a lookup
+//! fails, the addresses of the last one stay in use.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+use tracing::{info, warn};
+
+/// Between two lookups of a name in use. Amazon's records live for five seconds, most others for a
+/// minute or more; a connection that stands does not care.
+const REFRESH: Duration = Duration::from_secs(15);
+
+/// After a failed lookup.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Lookups without a request in between after which a name is forgotten.
+const UNUSED_ROUNDS: u32 = 40;
+
+/// Looks names up and remembers the answers. Belongs to the process, not to a generation.
+pub struct Resolver {
+    runtime: Handle,
+    names: Arc<RwLock<HashMap<String, Arc<Name>>>>,
+}
+
+struct Name {
+    /// `None` until the first lookup has ended; empty when it failed.
+    addresses: watch::Sender<Option<Arc<[IpAddr]>>>,
+    /// Position of the address that worked last.
+    preferred: AtomicUsize,
+    used: AtomicBool,
+}
+
+impl Resolver {
+    pub fn new(runtime: Handle) -> Self {
+        Self { runtime, names: Arc::default() }
+    }
+
+    /// Begins to look a name up, unless that is done already.
+    pub fn mention(&self, host: &str) {
+        self.name(host);
+    }
+
+    /// The addresses of a name, the one to try first in front; empty when there are none. Waits for
+    /// the first lookup at most as long as `patience`.
+    pub async fn addresses(&self, host: &str, patience: Duration) -> Vec<IpAddr> {
+        let name = self.name(host);
+        name.used.store(true, Ordering::Relaxed);
+        let mut known = name.addresses.subscribe();
+        let addresses = match timeout(patience, known.wait_for(Option::is_some)).await {
+            Ok(Ok(addresses)) => addresses.clone().unwrap_or_default(),
+            // Too slow; or the lookups have ended, which they do not while the name is held.
+            Ok(Err(_)) | Err(_) => Arc::default(),
+        };
+        let mut addresses = addresses.to_vec();
+        if !addresses.is_empty() {
+            let first = name.preferred.load(Ordering::Relaxed) % addresses.len();
+            addresses.rotate_left(first);
+        }
+        addresses
+    }
+
+    /// Remembers that an address could not be reached, so that others are tried first.
+    pub fn avoid(&self, host: &str, address: IpAddr) {
+        let name = self.name(host);
+        let known = name.addresses.borrow().clone().unwrap_or_default();
+        let preferred = name.preferred.load(Ordering::Relaxed);
+        if !known.is_empty() && known[preferred % known.len()] == address {
+            // Another request may have done so already.
+            let _ = name.preferred.compare_exchange(
+                preferred,
+                preferred.wrapping_add(1),
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            );
+        }
+    }
+
+    fn name(&self, host: &str) -> Arc<Name> {
+        if let Some(name) = self.names.read().unwrap_or_else(PoisonError::into_inner).get(host) {
+            return name.clone();
+        }
+        let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
+        let name = names.entry(host.to_owned()).or_insert_with(|| {
+            let name = Arc::new(Name {
+                addresses: watch::Sender::new(None),
+                preferred: AtomicUsize::new(0),
+                used: AtomicBool::new(true),
+            });
+            self.runtime.spawn(keep_resolved(host.to_owned(), name.clone(), self.names.clone()));
+            name
+        });
+        name.clone()
+    }
+}
+
+/// Looks a name up until nobody uses it.
+async fn keep_resolved(host: String, name: Arc<Name>, names: Arc<RwLock<HashMap<String, Arc<Name>>>>) {
+    let mut unused = 0;
+    let mut failing = false;
+    loop {
+        let pause = match look_up(&host).await {
+            Ok(addresses) => {
+                if failing {
+                    info!(host, "the name of a store resolves again");
+                }
+                failing = false;
+                name.learn(addresses);
+                REFRESH
+            }
+            Err(error) => {
+                if !failing {
+                    warn!(host, error, "the name of a store does not resolve");
+                }
+                failing = true;
+                name.addresses.send_if_modified(|known| {
+                    let first = known.is_none();
+                    known.get_or_insert_default();
+                    first
+                });
+                RETRY
+            }
+        };
+        sleep(pause).await;
+        unused = if name.used.swap(false, Ordering::Relaxed) { 0 } else { unused + 1 };
+        if unused >= UNUSED_ROUNDS {
+            names.write().unwrap_or_else(PoisonError::into_inner).remove(&host);
+            return;
+        }
+    }
+}
+
+impl Name {
+    /// Takes over new addresses and stays with the preferred one if it is still among them.
+    fn learn(&self, mut addresses: Vec<IpAddr>) {
+        let known = self.addresses.borrow().clone().unwrap_or_default();
+        if !known.is_empty() {
+            let preferred = known[self.preferred.load(Ordering::Relaxed) % known.len()];
+            if let Some(position) = addresses.iter().position(|address| *address == preferred) {
+                addresses.rotate_left(position);
+            }
+        }
+        self.preferred.store(0, Ordering::Relaxed);
+        self.addresses.send_replace(Some(addresses.into()));
+    }
+}
+
+async fn look_up(host: &str) -> Result<Vec<IpAddr>, String> {
+    let found = tokio::net::lookup_host((host, 0)).await.map_err(|error| error.to_string())?;
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    for address in found.map(|socket: SocketAddr| socket.ip()) {
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    if addresses.is_empty() { Err("the name has no address".to_owned()) } else { Ok(addresses) }
+}

@@ -1,0 +1,108 @@
+//! From an admission to the store: the peer to connect to, and the request that is written to it.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, SystemTime};
+
+use http::HeaderMap;
+use http::header::{
+    AUTHORIZATION, HOST, HeaderName, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
+    IF_UNMODIFIED_SINCE, RANGE,
+};
+use pingora::Result;
+use pingora::http::RequestHeader;
+use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
+use pingora::utils::tls::{WrappedX509, parse_x509};
+
+use super::admission::Admission;
+use crate::config::Bucket;
+use crate::s3::sigv4::Request;
+use crate::s3::{Host, Scheme};
+
+/// The client's headers that reach the store, beside those that the signature needs.
+const PASSED: [HeaderName; 6] =
+    [RANGE, IF_MATCH, IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_UNMODIFIED_SINCE, IF_RANGE];
+
+const AMZ_DATE: HeaderName = HeaderName::from_static("x-amz-date");
+const AMZ_CONTENT_SHA256: HeaderName = HeaderName::from_static("x-amz-content-sha256");
+const AMZ_SECURITY_TOKEN: HeaderName = HeaderName::from_static("x-amz-security-token");
+
+/// The store of a bucket at one of its addresses. `remaining` is what is left of the total time.
+pub fn peer(bucket: &Bucket, address: IpAddr, remaining: Duration) -> HttpPeer {
+    let store = &bucket.store;
+    let socket = SocketAddr::new(address, store.port());
+    let tls = store.scheme() == Scheme::Https;
+    // Pingora takes an empty server name for leave to verify nothing; a host is never empty.
+    let server_name = match store.host() {
+        Host::Name(name) => name.clone(),
+        Host::Address(address) => address.to_string(),
+    };
+    let mut peer = HttpPeer::new(socket, tls, server_name);
+    let timeouts = bucket.timeouts;
+    let within = |timeout: Duration| Some(timeout.min(remaining));
+    peer.options.connection_timeout = within(timeouts.connect);
+    peer.options.total_connection_timeout = within(timeouts.connect);
+    peer.options.read_timeout = within(timeouts.read);
+    peer.options.write_timeout = within(timeouts.write);
+    peer.options.idle_timeout = Some(timeouts.idle);
+    peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::deny_upgrades();
+    let roots = &bucket.trust.roots;
+    if tls && !roots.is_empty() {
+        // Pingora's pool does not look at the roots, so connections made under others must be told
+        // apart by us.
+        let mut hasher = DefaultHasher::new();
+        roots.hash(&mut hasher);
+        peer.group_key = hasher.finish();
+        let certificates = roots.iter().map(|der| WrappedX509::new(der.clone(), parse_x509)).collect();
+        peer.options.ca = Some(certificates);
+    }
+    peer
+}
+
+/// The request as the store gets it, signed over exactly what is sent. Made from nothing, so that
+/// what the client sent reaches the store only where it is named here.
+pub fn signed_request(
+    method: &http::Method,
+    client: &HeaderMap,
+    admission: &Admission,
+    now: SystemTime,
+) -> Result<RequestHeader> {
+    let Bucket { store, signer, .. } = admission.bucket();
+    let path = store.path_of(admission.key());
+    let query = admission.query();
+    let signed =
+        signer.sign(Request { method: method.as_str(), path: &path, query, host: store.authority() }, now);
+    let target = if query.is_empty() { path } else { format!("{path}?{query}") };
+    let mut request = RequestHeader::build(method.clone(), target.as_bytes(), Some(12))?;
+    request.insert_header(HOST, store.authority())?;
+    request.insert_header(AMZ_DATE, signed.date)?;
+    request.insert_header(AMZ_CONTENT_SHA256, signed.payload_hash)?;
+    if let Some(token) = signer.session_token() {
+        request.insert_header(AMZ_SECURITY_TOKEN, token.expose())?;
+    }
+    request.insert_header(AUTHORIZATION, signed.authorization)?;
+    for name in PASSED {
+        for value in client.get_all(&name) {
+            request.append_header(name.clone(), value.clone())?;
+        }
+    }
+    Ok(request)
+}
+
+/// Whether a header of the store's answer reaches the client.
+pub fn is_passed_back(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    matches!(
+        name,
+        "etag"
+            | "last-modified"
+            | "cache-control"
+            | "expires"
+            | "accept-ranges"
+            | "retry-after"
+            | "transfer-encoding"
+            | "x-amz-version-id"
+            | "x-amz-mp-parts-count"
+    ) || name.starts_with("content-")
+        || name.starts_with("x-amz-meta-")
+}

@@ -1,0 +1,141 @@
+//! Every metric: its name, help and labels, in one place.
+//!
+//! Label values come from closed sets: names of configured buckets, methods and kinds of this
+//! program, status codes. `prometheus` 0.14 tells children apart by a hash over the concatenated
+//! values, so no value of a last label may be the end of another one; a test holds us to it.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use prometheus::{
+    Encoder, Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    TextEncoder,
+};
+
+/// The `bucket` of a request that belongs to none; no bucket can have this name.
+pub const NO_BUCKET: &str = "-";
+
+pub struct Metrics {
+    registry: Registry,
+    reload_success: IntCounter,
+    reload_failure: IntCounter,
+    generation: IntGauge,
+    last_reload_successful: IntGauge,
+    last_reload_timestamp: Gauge,
+    pending_restart: IntGauge,
+    pub requests: IntCounterVec,
+    pub request_duration: HistogramVec,
+    pub requests_in_flight: IntGauge,
+    pub rejections: IntCounterVec,
+    pub upstream_errors: IntCounterVec,
+    log_lines_dropped: IntCounter,
+}
+
+impl Metrics {
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let metrics = Self {
+            registry: Registry::new(),
+            reload_success: IntCounter::new(
+                "config_reload_success_total",
+                "Configuration reloads that took effect.",
+            )?,
+            reload_failure: IntCounter::new(
+                "config_reload_failure_total",
+                "Configuration reloads that were refused and changed nothing.",
+            )?,
+            generation: IntGauge::new(
+                "config_generation",
+                "Number of the configuration generation in service.",
+            )?,
+            last_reload_successful: IntGauge::new(
+                "config_last_reload_successful",
+                "Whether the last configuration reload took effect.",
+            )?,
+            last_reload_timestamp: Gauge::new(
+                "config_last_reload_timestamp_seconds",
+                "Unix time at which the last configuration reload attempt ended.",
+            )?,
+            pending_restart: IntGauge::new(
+                "config_pending_restart",
+                "Restart-only configuration keys that differ from the running ones.",
+            )?,
+            requests: IntCounterVec::new(
+                Opts::new("yatagarasu_http_requests_total", "HTTP requests answered."),
+                &["bucket", "method", "status"],
+            )?,
+            request_duration: HistogramVec::new(
+                HistogramOpts::new(
+                    "yatagarasu_http_request_duration_seconds",
+                    "Time from a request's header to the end of its response.",
+                )
+                .buckets(vec![0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0]),
+                &["bucket"],
+            )?,
+            requests_in_flight: IntGauge::new(
+                "yatagarasu_http_requests_in_flight",
+                "HTTP requests under way.",
+            )?,
+            rejections: IntCounterVec::new(
+                Opts::new(
+                    "yatagarasu_rejections_total",
+                    "Requests that were answered with an error of our own.",
+                ),
+                &["reason"],
+            )?,
+            upstream_errors: IntCounterVec::new(
+                Opts::new("yatagarasu_upstream_errors_total", "Failures between the proxy and the store."),
+                &["bucket", "kind"],
+            )?,
+            log_lines_dropped: IntCounter::new(
+                "yatagarasu_log_lines_dropped_total",
+                "Log lines given up because the log could not be written as fast as it grew.",
+            )?,
+        };
+        metrics.register()?;
+        Ok(metrics)
+    }
+
+    fn register(&self) -> Result<(), prometheus::Error> {
+        let all: [Box<dyn prometheus::core::Collector>; 12] = [
+            Box::new(self.reload_success.clone()),
+            Box::new(self.reload_failure.clone()),
+            Box::new(self.generation.clone()),
+            Box::new(self.last_reload_successful.clone()),
+            Box::new(self.last_reload_timestamp.clone()),
+            Box::new(self.pending_restart.clone()),
+            Box::new(self.requests.clone()),
+            Box::new(self.request_duration.clone()),
+            Box::new(self.requests_in_flight.clone()),
+            Box::new(self.rejections.clone()),
+            Box::new(self.upstream_errors.clone()),
+            Box::new(self.log_lines_dropped.clone()),
+        ];
+        all.into_iter().try_for_each(|collector| self.registry.register(collector))
+    }
+
+    /// A generation went into service, at the start of the process or by a reload.
+    pub fn published(&self, generation: u64, pending_restart: usize) {
+        self.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
+        self.pending_restart.set(i64::try_from(pending_restart).unwrap_or(i64::MAX));
+        self.last_reload_successful.set(1);
+    }
+
+    /// A reload ended. Exactly one of the two counters moves.
+    pub fn reloaded(&self, success: bool, at: SystemTime) {
+        if success { &self.reload_success } else { &self.reload_failure }.inc();
+        self.last_reload_successful.set(success.into());
+        self.last_reload_timestamp.set(at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
+    }
+
+    /// The exposition format, version 0.0.4. `log_lines_dropped` is kept by the log's writer.
+    pub fn text(&self, log_lines_dropped: u64) -> String {
+        self.log_lines_dropped.inc_by(log_lines_dropped.saturating_sub(self.log_lines_dropped.get()));
+        let mut text = Vec::new();
+        match TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+            Ok(()) => String::from_utf8_lossy(&text).into_owned(),
+            Err(error) => format!("# {error}\n"),
+        }
+    }
+
+    /// The content type of [`Metrics::text`].
+    pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
+}
