@@ -1,0 +1,99 @@
+//! What every test stands on: the real program, a real store, clients, and patience with a deadline.
+
+pub mod faulty;
+pub mod proxy;
+pub mod raw;
+pub mod store;
+pub mod token;
+
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
+pub use proxy::{Proxy, Surroundings};
+pub use store::Store;
+pub use token::{admin_token, token};
+
+/// How long anything may take that a test waits for.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A client that keeps connections and follows no redirects.
+pub fn http() -> &'static reqwest::Client {
+    static CLIENT: LazyLock<reqwest::Client> = LazyLock::new(|| {
+        let builder = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
+        // Each test has a runtime of its own, and a kept connection would outlive it.
+        builder.pool_max_idle_per_host(0).no_proxy().build().expect("a client")
+    });
+    &CLIENT
+}
+
+/// Asks until there is an answer, and fails when there is none in time.
+pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "not in {} seconds: {what}", PATIENCE.as_secs());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// The `jwt` block that [`token`] fits.
+pub const JWT: &str = "jwt: { secret: a-secret-of-at-least-32-characters }\n";
+
+/// One entry of `buckets`, for a bucket of the same name in the store.
+pub fn bucket(name: &str, prefix: &str, store: &Store, more: &str) -> String {
+    bucket_at(name, prefix, &store.url(), more)
+}
+
+pub fn bucket_at(name: &str, prefix: &str, endpoint: &str, more: &str) -> String {
+    let (access_key, secret_key) = (store::ACCESS_KEY, store::SECRET_KEY);
+    format!(
+        "- name: {name}
+  path_prefix: {prefix}
+  s3: {{ bucket: {name}, region: us-east-1, endpoint: \"{endpoint}\", access_key: {access_key}, secret_key: {secret_key} }}
+  {more}
+"
+    )
+}
+
+pub const PUBLIC: &str = "auth: { enabled: false }";
+pub const PRIVATE: &str = "auth: { enabled: true }";
+
+/// A store with a public bucket `photos` at `/photos` and a private one `papers` at `/papers`.
+pub struct Stack {
+    pub store: Store,
+    pub proxy: Proxy,
+}
+
+impl Stack {
+    pub async fn start() -> Self {
+        Self::with("").await
+    }
+
+    /// `more` goes to the top level of the configuration.
+    pub async fn with(more: &str) -> Self {
+        let store = Store::start().await;
+        store.put("photos", "cat.jpg", "a cat");
+        store.put("papers", "plan.txt", "a plan");
+        let proxy = Proxy::start(&Self::config(&store, more)).await;
+        Self { store, proxy }
+    }
+
+    pub fn config(store: &Store, more: &str) -> String {
+        let jwt = if more.contains("jwt:") { "" } else { JWT };
+        let photos = bucket("photos", "/photos", store, PUBLIC);
+        let papers = bucket("papers", "/papers", store, PRIVATE);
+        format!("{more}\n{jwt}buckets:\n{photos}{papers}")
+    }
+}
+
+/// Fails unless the answer is an S3 error document with this status and code, and a request id.
+pub async fn assert_s3_error(response: reqwest::Response, status: u16, code: &str) {
+    assert_eq!(response.status(), status);
+    assert_eq!(response.headers()["content-type"], "application/xml");
+    let id = response.headers()["x-request-id"].to_str().expect("plain").to_owned();
+    let document = response.text().await.expect("a text");
+    assert!(document.contains(&format!("<Code>{code}</Code>")), "{document}");
+    assert!(document.contains(&format!("<RequestId>{id}</RequestId>")), "{document}");
+}

@@ -1,0 +1,234 @@
+//! The real program as a process: its own port, its own folder, its log shown when a test fails.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::Duration;
+
+use reqwest::Response;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{eventually, http};
+
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_yatagarasu");
+
+/// A port that nothing listens on now.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port on loopback");
+    listener.local_addr().expect("bound").port()
+}
+
+/// The program with arguments, run to its end.
+pub fn run(arguments: &[&str]) -> Output {
+    Command::new(PROGRAM).args(arguments).env_clear().output().expect("the program starts")
+}
+
+pub struct Proxy {
+    pub address: SocketAddr,
+    pub folder: TempDir,
+    child: Child,
+}
+
+/// How the process is started, beside its configuration.
+#[derive(Default)]
+pub struct Surroundings {
+    pub environment: Vec<(String, String)>,
+    /// Replaces `/etc/hosts` for this process. Linux only.
+    pub hosts: Option<String>,
+}
+
+impl Proxy {
+    /// Starts the program with a configuration. `config` may say `{port}` where the traffic port
+    /// belongs; without a `server` block it gets one.
+    pub async fn start(config: &str) -> Self {
+        Self::start_in(config, Surroundings::default()).await
+    }
+
+    pub async fn start_in(config: &str, surroundings: Surroundings) -> Self {
+        // A port that was free may be taken by another test before the program binds it.
+        for _ in 0..5 {
+            let mut proxy = Self::spawn(config, &surroundings);
+            let url = proxy.url("/readyz");
+            let ready = eventually("the proxy is ready or has ended", async || {
+                if matches!(proxy.child.try_wait(), Ok(Some(_))) {
+                    return Some(false);
+                }
+                http().get(&url).send().await.ok().map(|response| response.status() == 200)
+            });
+            if ready.await {
+                return proxy;
+            }
+            assert!(proxy.log_text().contains("cannot listen"), "the proxy ended: {}", proxy.log_text());
+        }
+        panic!("no free port after five attempts");
+    }
+
+    /// Starts the program and does not wait for it.
+    pub fn spawn(config: &str, surroundings: &Surroundings) -> Self {
+        let folder = TempDir::new().expect("a temporary folder");
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+        let path = folder.path().join("config.yaml");
+        fs::write(&path, with_port(config, address.port())).expect("written");
+        let log = fs::File::create(folder.path().join("log")).expect("created");
+        let mut command = match &surroundings.hosts {
+            None => Command::new(PROGRAM),
+            Some(hosts) => {
+                let path = folder.path().join("hosts");
+                fs::write(&path, hosts).expect("written");
+                let mut command = Command::new("unshare");
+                command.args(["--map-root-user", "--mount", "sh", "-c"]);
+                command.arg("mount --bind \"$0\" /etc/hosts && exec \"$@\"").arg(path).arg(PROGRAM);
+                command
+            }
+        };
+        let environment = surroundings.environment.iter().map(|(name, value)| (name, value));
+        let child = command
+            .arg("--config")
+            .arg(&path)
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .envs(environment)
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("the program starts");
+        Self { address, folder, child }
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    pub async fn get(&self, path: &str) -> Response {
+        http().get(self.url(path)).send().await.expect("an answer")
+    }
+
+    pub async fn get_as(&self, path: &str, token: &str) -> Response {
+        http().get(self.url(path)).bearer_auth(token).send().await.expect("an answer")
+    }
+
+    pub async fn head(&self, path: &str) -> Response {
+        http().head(self.url(path)).send().await.expect("an answer")
+    }
+
+    pub fn config_path(&self) -> PathBuf {
+        self.folder.path().join("config.yaml")
+    }
+
+    /// Replaces the configuration file, atomically.
+    pub fn write_config(&self, config: &str) {
+        let next = self.folder.path().join("config.yaml.next");
+        fs::write(&next, with_port(config, self.address.port())).expect("written");
+        fs::rename(next, self.config_path()).expect("renamed");
+    }
+
+    /// `POST /admin/reload`: status and body.
+    pub async fn reload(&self, token: &str) -> (u16, Value) {
+        let request = http().post(self.url("/admin/reload")).bearer_auth(token);
+        let response = request.send().await.expect("an answer");
+        let status = response.status().as_u16();
+        (status, json(response).await)
+    }
+
+    /// Sends SIGHUP and waits until the reload has ended.
+    pub async fn hangup(&self) {
+        let before = self.reloads().await;
+        self.signal("HUP");
+        eventually("the reload has ended", async || (self.reloads().await > before).then_some(())).await;
+    }
+
+    async fn reloads(&self) -> u64 {
+        let metrics = self.metrics().await;
+        (metrics["config_reload_success_total"] + metrics["config_reload_failure_total"]) as u64
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn signal(&self, name: &str) {
+        let pid = self.pid().to_string();
+        let status = Command::new("kill").args(["-s", name, &pid]).status().expect("kill starts");
+        assert!(status.success(), "kill -s {name} {pid}");
+    }
+
+    /// Every sample of `/metrics`, under its name and labels as they print.
+    pub async fn metrics(&self) -> BTreeMap<String, f64> {
+        samples(&self.get("/metrics").await.text().await.expect("a text"))
+    }
+
+    pub async fn metric(&self, sample: &str) -> f64 {
+        self.metrics().await.get(sample).copied().unwrap_or(0.0)
+    }
+
+    pub fn log_text(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    /// The lines of the log, parsed.
+    pub fn log(&self) -> Vec<Value> {
+        let text = self.log_text();
+        text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| line.into())).collect()
+    }
+
+    /// The log line of a request, once it is written.
+    pub async fn access_line(&self, request_id: &str) -> Value {
+        eventually("the request is in the log", async || {
+            self.log().into_iter().find(|line| line["message"] == "request" && line["request_id"] == request_id)
+        })
+        .await
+    }
+
+    pub async fn exit(&mut self) -> ExitStatus {
+        eventually("the process has ended", async || self.child.try_wait().expect("our own child")).await
+    }
+
+    pub fn has_ended(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(Some(_)))
+    }
+
+    /// A number of `/proc/<pid>/status` in KiB, as `VmRSS`.
+    pub fn memory_kib(&self, field: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the process lives");
+        let line = status.lines().find(|line| line.starts_with(field)).expect("a field of the kernel's");
+        line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number")
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- log of the proxy\n{}---", self.log_text());
+        }
+    }
+}
+
+/// Gives a configuration the port, in a `server` block of its own when it has none.
+fn with_port(config: &str, port: u16) -> String {
+    let has_server = config.lines().any(|line| line.starts_with("server:"));
+    let server = if has_server { "" } else { "server: { address: 127.0.0.1, port: {port} }\n" };
+    format!("{server}{config}").replace("{port}", &port.to_string())
+}
+
+pub fn samples(text: &str) -> BTreeMap<String, f64> {
+    text.lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| line.rsplit_once(' '))
+        .filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?)))
+        .collect()
+}
+
+pub async fn json(response: Response) -> Value {
+    let text = response.text().await.expect("a text");
+    serde_json::from_str(&text).unwrap_or_else(|_| panic!("not JSON: {text}"))
+}
+
+/// Writes a file below the proxy's folder.
+pub fn write(path: &Path, content: &str) {
+    fs::write(path, content).expect("written");
+}

@@ -1,0 +1,198 @@
+//! A real S3 server on loopback: `s3s` checks every signature, `s3s-fs` keeps the objects in a
+//! folder. It remembers what it received, so that a test can assert both sides.
+//!
+//! `s3s-fs` does not evaluate conditions of reads; they are evaluated here, in front of it.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
+
+use http::{HeaderMap, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use s3s::Body;
+use s3s::auth::SimpleAuth;
+use s3s::host::SingleDomain;
+use s3s::service::{S3Service, S3ServiceBuilder};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+
+/// A request as it arrived.
+#[derive(Debug, Clone)]
+pub struct Received {
+    pub method: String,
+    /// Path and query, byte for byte.
+    pub target: String,
+    pub headers: HeaderMap,
+}
+
+impl Received {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// The access key that the request was signed with.
+    pub fn access_key(&self) -> &str {
+        let authorization = self.header("authorization").unwrap_or_default();
+        authorization.split_once("Credential=").and_then(|(_, rest)| rest.split('/').next()).unwrap_or_default()
+    }
+}
+
+pub struct Store {
+    pub address: SocketAddr,
+    pub root: TempDir,
+    received: Arc<Mutex<Vec<Received>>>,
+    connections: Arc<AtomicUsize>,
+}
+
+/// The credentials that every store knows, beside those it is told of.
+pub const ACCESS_KEY: &str = "AKIDEXAMPLE";
+pub const SECRET_KEY: &str = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY";
+
+/// What a store may be started with.
+#[derive(Default)]
+pub struct Options {
+    /// More pairs of access and secret key.
+    pub credentials: Vec<(String, String)>,
+    /// The name below which buckets are host names.
+    pub domain: Option<String>,
+    pub tls: Option<TlsAcceptor>,
+}
+
+impl Store {
+    pub async fn start() -> Self {
+        Self::with(Options::default()).await
+    }
+
+    pub async fn with(options: Options) -> Self {
+        let root = TempDir::new().expect("a temporary folder");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port on loopback");
+        let address = listener.local_addr().expect("bound");
+        let store = Self { address, root, received: Arc::default(), connections: Arc::default() };
+        let service = service(store.root.path(), &options, address);
+        let (received, connections, tls) = (store.received.clone(), store.connections.clone(), options.tls);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let _ = stream.set_nodelay(true);
+                connections.fetch_add(1, Ordering::SeqCst);
+                let (service, received, tls) = (service.clone(), received.clone(), tls.clone());
+                let respond = service_fn(move |request: Request<Incoming>| {
+                    let (service, received) = (service.clone(), received.clone());
+                    async move { respond(&service, &received, request).await }
+                });
+                tokio::spawn(async move {
+                    let http = hyper::server::conn::http1::Builder::new();
+                    // A proxy that hangs up is nothing to report.
+                    match tls {
+                        None => drop(http.serve_connection(TokioIo::new(stream), respond).await),
+                        Some(tls) => {
+                            if let Ok(stream) = tls.accept(stream).await {
+                                drop(http.serve_connection(TokioIo::new(stream), respond).await);
+                            }
+                        }
+                    }
+                });
+            }
+        });
+        store
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Writes an object straight into the folder.
+    pub fn put(&self, bucket: &str, key: &str, content: impl AsRef<[u8]>) {
+        let path = self.root.path().join(bucket).join(key);
+        fs::create_dir_all(path.parent().expect("a bucket")).expect("a folder");
+        fs::write(path, content).expect("an object");
+    }
+
+    /// Everything received since the last call.
+    pub fn received(&self) -> Vec<Received> {
+        std::mem::take(&mut *self.received.lock().expect("no panic while recording"))
+    }
+
+    /// Connections accepted so far.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+}
+
+fn service(root: &Path, options: &Options, address: SocketAddr) -> S3Service {
+    let mut service = S3ServiceBuilder::new(s3s_fs::FileSystem::new(root).expect("a folder"));
+    let mut auth = SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY);
+    for (access_key, secret_key) in &options.credentials {
+        auth.register(access_key.clone(), secret_key.as_str().into());
+    }
+    service.set_auth(auth);
+    if let Some(domain) = &options.domain {
+        let domain = format!("{domain}:{}", address.port());
+        service.set_host(SingleDomain::new(&domain).expect("a domain"));
+    }
+    service.build()
+}
+
+async fn respond(
+    service: &S3Service,
+    received: &Mutex<Vec<Received>>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, std::convert::Infallible> {
+    let record = Received {
+        method: request.method().to_string(),
+        target: request.uri().path_and_query().map(ToString::to_string).unwrap_or_default(),
+        headers: request.headers().clone(),
+    };
+    received.lock().expect("no panic while recording").push(record);
+    let conditions = request.headers().clone();
+    let is_read = matches!(request.method().as_str(), "GET" | "HEAD");
+    let is_head = request.method() == http::Method::HEAD;
+    let response = match service.call(request.map(Body::from)).await {
+        Ok(response) => response,
+        Err(error) => {
+            let mut response = Response::new(Body::from(format!("{error:?}")));
+            *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+            response
+        }
+    };
+    Ok(if is_read && response.status().is_success() { conditional(&conditions, response, is_head) } else { response })
+}
+
+/// RFC 9110, section 13.2.2: the order in which conditions are evaluated.
+fn conditional(conditions: &HeaderMap, mut response: Response<Body>, is_head: bool) -> Response<Body> {
+    let text = |headers: &HeaderMap, name: &str| {
+        headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
+    };
+    let etag = text(response.headers(), "etag").unwrap_or_default();
+    let modified = text(response.headers(), "last-modified").and_then(|text| date(&text));
+    let named = |list: String| list == "*" || list.split(',').any(|one| one.trim() == etag);
+    let since = |name| text(conditions, name).and_then(|text| date(&text));
+    let failed = match text(conditions, "if-match") {
+        Some(list) => !named(list),
+        None => since("if-unmodified-since").zip(modified).is_some_and(|(since, modified)| modified > since),
+    };
+    let unmodified = match text(conditions, "if-none-match") {
+        Some(list) => named(list),
+        None => since("if-modified-since").zip(modified).is_some_and(|(since, modified)| modified <= since),
+    };
+    if failed {
+        let document = "<Error><Code>PreconditionFailed</Code><BucketName>hidden</BucketName></Error>";
+        let body = if is_head { Body::empty() } else { Body::from(document.to_owned()) };
+        response = Response::new(body);
+        *response.status_mut() = StatusCode::PRECONDITION_FAILED;
+    } else if unmodified {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        response.headers_mut().remove("content-length");
+        *response.body_mut() = Body::empty();
+    }
+    response
+}
+
+fn date(text: &str) -> Option<SystemTime> {
+    httpdate::parse_http_date(text).ok()
+}
