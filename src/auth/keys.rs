@@ -60,15 +60,15 @@ impl fmt::Display for Algorithm {
 pub enum InvalidKey {
     #[error("JWT secret must be at least 32 characters")]
     ShortSecret,
-    #[error("is not a PEM-encoded public key; it begins with `-----BEGIN PUBLIC KEY-----`")]
+    #[error("is not a public key in PEM, which begins with `-----BEGIN PUBLIC KEY-----`")]
     NotAPublicKey,
-    #[error("does not fit the algorithm; give an RSA key of 2048 to 8192 bits")]
+    #[error("is not an RSA public key of 2048 to 8192 bits")]
     NotRsa,
-    #[error("does not fit the algorithm; give a key on the curve P-256")]
+    #[error("is not a public key on the curve P-256")]
     NotP256,
-    #[error("does not fit the algorithm; give a key on the curve P-384")]
+    #[error("is not a public key on the curve P-384")]
     NotP384,
-    #[error("does not fit the algorithm; give an Ed25519 key")]
+    #[error("is not an Ed25519 public key")]
     NotEd25519,
 }
 

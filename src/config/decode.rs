@@ -145,7 +145,7 @@ fn mistyped(found: &Value, wanted: Wanted, reference: Option<&String>) -> String
     let shown = match (reference, found) {
         (Some(reference), _) => format!("the value of `{reference}`"),
         (None, Value::Number(_) | Value::Bool(_)) if wanted == Wanted::Text => {
-            return "is not a text; put the value in quotes".to_owned();
+            return "expected a text; put the value in quotes".to_owned();
         }
         (None, Value::Number(number)) => format!("`{number}`"),
         (None, Value::Bool(flag)) => format!("`{flag}`"),
@@ -159,7 +159,7 @@ fn mistyped(found: &Value, wanted: Wanted, reference: Option<&String>) -> String
         (None, Value::Mapping(_)) => "a mapping".to_owned(),
         (None, Value::Tagged(_) | Value::Null) => "this".to_owned(),
     };
-    format!("{shown} is not what belongs here; give {}", wanted.name())
+    format!("expected {}, found {shown}", wanted.name())
 }
 
 fn at<'t>(tree: &'t mut Value, steps: &[Step]) -> Option<&'t mut Value> {

@@ -169,7 +169,7 @@ fn read_sections(tree: Value, references: &References<'_>, problems: &mut Proble
     let root = Place::root();
     let sections: file::Sections = decode::section(tree, &root, written, problems);
     let buckets = root.key("buckets");
-    if sections.buckets.is_none() && !problems.any_at(&buckets) && !problems.any_at(&root) {
+    if sections.buckets.is_none() && !problems.any_at(&buckets) && !problems.is_at(&root) {
         problems.push(buckets.clone(), "is missing; list the buckets, or write `buckets: []` for none");
     }
     file::File {
@@ -189,6 +189,10 @@ fn read_sections(tree: Value, references: &References<'_>, problems: &mut Proble
 /// The message without its position, which a problem states in its own way.
 fn without_position(error: &serde_yaml::Error) -> String {
     let message = error.to_string();
+    // The one message that quotes a value, which may be a secret that was written without quotes.
+    if message.contains("invalid type") {
+        return "a number is too large; put the value in quotes".to_owned();
+    }
     match message.find(" at line ") {
         Some(position) => message[..position].to_owned(),
         None => message,

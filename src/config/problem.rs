@@ -1,6 +1,7 @@
 //! What is wrong with a configuration: where, what, and how to mend it; and how a list of such
 //! problems prints. The same text goes to the terminal, the log and the answer of a reload.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -74,52 +75,66 @@ impl fmt::Display for Problem {
 
 /// Everything that is wrong with one file, in the order of the file where that is known.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Problems(Vec<Problem>);
+pub struct Problems {
+    list: Vec<Problem>,
+    places: BTreeSet<Place>,
+}
 
 /// How many problems get their line looked up: each look-up parses the file once more.
 const LINES_LOOKED_UP: usize = 20;
 
 impl Problems {
     pub fn one(place: Place, line: Option<usize>, message: impl Into<String>) -> Self {
-        Self(vec![Problem { place, line, message: message.into() }])
+        let places = BTreeSet::from([place.clone()]);
+        Self { list: vec![Problem { place, line, message: message.into() }], places }
     }
 
+    /// Adds a problem, unless something is wrong at the very place already: what follows from one
+    /// mistake is no second one.
     pub fn push(&mut self, place: Place, message: impl Into<String>) {
-        self.0.push(Problem { place, line: None, message: message.into() });
+        if self.places.insert(place.clone()) {
+            self.list.push(Problem { place, line: None, message: message.into() });
+        }
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.list.is_empty()
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Problem> {
-        self.0.iter()
+        self.list.iter()
+    }
+
+    /// Whether something is already known to be wrong at the very place.
+    pub fn is_at(&self, place: &Place) -> bool {
+        self.places.contains(place)
     }
 
     /// Whether something is already known to be wrong at or below a place.
     pub fn any_at(&self, place: &Place) -> bool {
-        self.0.iter().any(|problem| problem.place.0.starts_with(&place.0))
+        // A place comes right before the places below it.
+        self.places.range(place..).next().is_some_and(|next| next.0.starts_with(&place.0))
     }
 
     /// Adds the lines and sorts by them.
     pub fn located_in(mut self, text: &str) -> Self {
-        for problem in self.0.iter_mut().take(LINES_LOOKED_UP) {
+        for problem in self.list.iter_mut().take(LINES_LOOKED_UP) {
             if problem.line.is_none() {
                 problem.line = line_of(text, problem.place.steps());
             }
         }
-        self.0.sort_by_key(|problem| problem.line.unwrap_or(usize::MAX));
+        self.list.sort_by_key(|problem| problem.line.unwrap_or(usize::MAX));
         self
     }
 
     /// The messages alone, for the one-line `error` of an answer.
     pub fn summary(&self) -> String {
-        self.0.iter().map(|problem| problem.message.as_str()).collect::<Vec<_>>().join("; ")
+        self.list.iter().map(|problem| problem.message.as_str()).collect::<Vec<_>>().join("; ")
     }
 
     /// Each problem as it prints.
     pub fn lines(&self) -> impl Iterator<Item = String> {
-        self.0.iter().map(Problem::to_string)
+        self.list.iter().map(Problem::to_string)
     }
 }
 
@@ -129,7 +144,7 @@ impl fmt::Display for Problems {
         for line in self.lines() {
             writeln!(f, "{line}")?;
         }
-        match self.0.len() {
+        match self.list.len() {
             1 => f.write_str("1 problem"),
             count => write!(f, "{count} problems"),
         }

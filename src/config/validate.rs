@@ -230,7 +230,7 @@ impl Validator<'_, '_> {
                 None
             }
             Err(why) => {
-                self.problems.push(place.key(used), format!("the key {why}, {algorithm}"));
+                self.problems.push(place.key(used), format!("the key {why}; {algorithm} needs one"));
                 None
             }
         }
@@ -300,6 +300,14 @@ impl Validator<'_, '_> {
             if self.problems.any_at(&place) {
                 continue;
             }
+            for (key, text) in [("claim", &claim.claim), ("operator", &claim.operator)] {
+                if text.is_empty() {
+                    self.missing(place.key(key), "a condition has a claim and an operator");
+                }
+            }
+            if self.problems.any_at(&place) {
+                continue;
+            }
             let value = match claim.value.as_ref().map(serde_json::to_value).transpose() {
                 Ok(value) => value,
                 Err(_) => {
@@ -314,9 +322,10 @@ impl Validator<'_, '_> {
                 Err(why @ InvalidCondition::Operator) => {
                     self.refuse(&place.key("operator"), &claim.operator, why);
                 }
-                Err(why) => {
-                    self.refuse(&place.key("value"), shown.as_deref().unwrap_or("nothing"), why);
-                }
+                Err(why) => match shown {
+                    Some(value) => self.refuse(&place.key("value"), &value, why),
+                    None => self.problems.push(place.key("value"), format!("is missing; it {why}")),
+                },
             }
         }
         conditions
@@ -408,8 +417,10 @@ impl Validator<'_, '_> {
     ) -> Option<String> {
         let name = self.required(name, place, "name the bucket; logs and metrics use the name")?;
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-        if name.len() > 63 || !name.bytes().all(allowed) {
-            self.refuse(place, name, "is not a name; use up to 63 letters, digits, `.`, `_` and `-`");
+        let begins = name.starts_with(|c: char| c.is_ascii_alphanumeric());
+        if name.len() > 63 || !begins || !name.bytes().all(allowed) {
+            let why = "is not a name; use up to 63 letters, digits, `.`, `_` and `-`, beginning with a letter or a digit";
+            self.refuse(place, name, why);
             return None;
         }
         if let Some(first) = names.insert(name.to_owned(), index) {
@@ -610,7 +621,7 @@ impl Validator<'_, '_> {
         let pem = match self.references.file(Path::new(path)) {
             Ok(pem) => pem,
             Err(why) => {
-                self.refuse(place, path, why);
+                self.refuse(place, path, format!("cannot be read: {why}"));
                 return None;
             }
         };
