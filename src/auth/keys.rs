@@ -13,6 +13,8 @@ use aws_lc_rs::signature::{
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{DecodingKey, EncodingKey, Header, Validation};
 use thiserror::Error;
+use x509_parser::prelude::FromDer;
+use x509_parser::public_key::RSAPublicKey;
 
 use super::Denied;
 use super::claims::Claims;
@@ -120,8 +122,20 @@ impl Key {
         let decoding = parse(pem.as_bytes()).map_err(|_| misfit)?;
         let der = decoding.try_get_as_bytes().map_err(|_| misfit)?;
         ParsedPublicKey::new(fits, der).map_err(|_| misfit)?;
+        if misfit == InvalidKey::NotRsa && !RSA_BITS.contains(&rsa_bits(der).ok_or(misfit)?) {
+            return Err(misfit);
+        }
         Ok(Self { algorithm, decoding })
     }
+}
+
+/// What aws-lc verifies with. It parses smaller keys too, and then refuses every signature.
+const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
+
+/// The size of the modulus of an `RSAPublicKey` (RFC 8017, appendix A.1.1).
+fn rsa_bits(der: &[u8]) -> Option<usize> {
+    let (_, key) = RSAPublicKey::from_der(der).ok()?;
+    Some(key.key_size())
 }
 
 fn rsa_fits(parameters: &'static RsaParameters) -> &'static dyn VerificationAlgorithm {

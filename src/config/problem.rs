@@ -110,6 +110,11 @@ impl Problems {
         self.places.contains(place)
     }
 
+    /// Whether a place is within something that is known to be wrong.
+    pub fn any_above(&self, place: &Place) -> bool {
+        (1..place.0.len()).any(|depth| self.places.contains(&Place(place.0[..depth].to_vec())))
+    }
+
     /// Whether something is already known to be wrong at or below a place.
     pub fn any_at(&self, place: &Place) -> bool {
         // A place comes right before the places below it.

@@ -107,7 +107,7 @@ impl Validator<'_, '_> {
     }
 
     fn missing(&mut self, place: Place, remedy: &str) {
-        if !self.problems.any_at(&place) {
+        if !self.problems.any_at(&place) && !self.problems.any_above(&place) {
             self.problems.push(place, format!("is missing; {remedy}"));
         }
     }

@@ -16,15 +16,15 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
-/// Between two lookups of a name in use. Amazon's records live for five seconds, most others for a
-/// minute or more; a connection that stands does not care.
-const REFRESH: Duration = Duration::from_secs(15);
+/// Between two lookups of a name in use: as long as Amazon's records live. A connection that stands
+/// does not care.
+const REFRESH: Duration = Duration::from_secs(5);
 
 /// After a failed lookup.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Lookups without a request in between after which a name is forgotten.
-const UNUSED_ROUNDS: u32 = 40;
+const UNUSED_ROUNDS: u32 = 120;
 
 /// Looks names up and remembers the answers. Belongs to the process, not to a generation.
 pub struct Resolver {

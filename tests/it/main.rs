@@ -4,4 +4,6 @@
 mod harness;
 
 mod config;
+mod faults;
 mod objects;
+mod tokens;

@@ -1,0 +1,314 @@
+//! A store that fails, is slow or is not there; a client that goes away.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::pki_types::PrivateKeyDer;
+
+use crate::harness::faulty::{Faulty, read_request, swallow};
+use crate::harness::raw::{self, Raw};
+use crate::harness::*;
+
+/// A proxy in front of one endpoint, with timeouts for tests.
+async fn proxy_for(endpoint: &str) -> Proxy {
+    let timeouts = "timeouts: { connect_seconds: 1, read_seconds: 1, write_seconds: 1, idle_seconds: 60, total_seconds: 5 },";
+    let bucket = bucket_at("photos", "/photos", endpoint, PUBLIC).replace("s3: {", &format!("s3: {{ {timeouts}"));
+    Proxy::start(&format!("buckets:\n{bucket}")).await
+}
+
+async fn upstream_errors(proxy: &Proxy, kind: &str) -> f64 {
+    proxy.metric(&format!("yatagarasu_upstream_errors_total{{bucket=\"photos\",kind=\"{kind}\"}}")).await
+}
+
+#[tokio::test]
+async fn a_store_that_is_not_there_is_a_bad_gateway() {
+    let proxy = proxy_for(&format!("http://127.0.0.1:{}", proxy::free_port())).await;
+    assert_s3_error(proxy.get("/photos/a").await, 502, "InternalError").await;
+    assert_eq!(upstream_errors(&proxy, "connect").await, 1.0);
+}
+
+#[tokio::test]
+async fn a_store_that_never_answers_is_a_gateway_timeout() {
+    let store = Faulty::start(|stream, _| swallow(stream)).await;
+    let proxy = proxy_for(&store.url()).await;
+    let started = Instant::now();
+    assert_s3_error(proxy.get("/photos/a").await, 504, "RequestTimeout").await;
+    assert!((Duration::from_millis(900)..Duration::from_secs(4)).contains(&started.elapsed()), "{:?}", started.elapsed());
+    assert_eq!(upstream_errors(&proxy, "timeout").await, 1.0);
+    assert_eq!(store.connections(), 1, "a request that may have been executed is not repeated");
+}
+
+#[tokio::test]
+async fn a_store_that_speaks_no_http_is_a_bad_gateway() {
+    let store = Faulty::answering("220 smtp.example ready\r\n\r\n").await;
+    let proxy = proxy_for(&store.url()).await;
+    assert_s3_error(proxy.get("/photos/a").await, 502, "InternalError").await;
+    assert_eq!(upstream_errors(&proxy, "protocol").await, 1.0);
+}
+
+#[tokio::test]
+async fn a_store_that_hangs_up_before_its_answer_is_a_bad_gateway() {
+    let store = Faulty::start(|mut stream, _| async move {
+        read_request(&mut stream).await;
+    })
+    .await;
+    let proxy = proxy_for(&store.url()).await;
+    assert_s3_error(proxy.get("/photos/a").await, 502, "InternalError").await;
+    assert_eq!(upstream_errors(&proxy, "reset").await, 1.0);
+}
+
+#[tokio::test]
+async fn a_store_that_dies_in_the_middle_ends_the_clients_connection() {
+    for framing in ["Content-Length: 1000", "Transfer-Encoding: chunked"] {
+        let store = Faulty::start(move |mut stream, _| async move {
+            read_request(&mut stream).await;
+            let _ = stream.write_all(format!("HTTP/1.1 200 OK\r\n{framing}\r\n\r\n3e8\r\n0123456789").as_bytes()).await;
+        })
+        .await;
+        let proxy = proxy_for(&store.url()).await;
+        let response = http().get(proxy.url("/photos/a")).header("x-request-id", "the-id").send().await.expect("a header");
+        assert_eq!(response.status(), 200);
+        assert!(response.bytes().await.is_err(), "{framing}: a short body looked complete");
+        let line = proxy.access_line("the-id").await;
+        assert!(line["reason"].as_str().expect("a reason").starts_with("upstream reset"), "{line}");
+        assert_eq!(upstream_errors(&proxy, "reset").await, 1.0);
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_stalls_in_the_middle_is_given_up() {
+    let store = Faulty::start(|mut stream, _| async move {
+        read_request(&mut stream).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n0123456789").await;
+        swallow(stream).await;
+    })
+    .await;
+    let proxy = proxy_for(&store.url()).await;
+    let started = Instant::now();
+    assert!(proxy.get("/photos/a").await.bytes().await.is_err());
+    assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+    assert_eq!(upstream_errors(&proxy, "timeout").await, 1.0);
+}
+
+#[tokio::test]
+async fn a_store_that_trickles_is_given_up_at_the_total_time() {
+    let store = Faulty::start(|mut stream, _| async move {
+        read_request(&mut stream).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n").await;
+        while stream.write_all(b"x").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await;
+    let proxy = proxy_for(&store.url()).await;
+    let started = Instant::now();
+    assert!(proxy.get("/photos/a").await.bytes().await.is_err());
+    assert!((Duration::from_secs(4)..Duration::from_secs(8)).contains(&started.elapsed()), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn a_pooled_connection_that_went_stale_is_replaced_once() {
+    // Each connection answers once and breaks at the second request, without a word.
+    let requests = Arc::new(AtomicUsize::new(0));
+    let counter = requests.clone();
+    let store = Faulty::start(move |mut stream, _| {
+        let requests = counter.clone();
+        async move {
+            read_request(&mut stream).await;
+            requests.fetch_add(1, Ordering::SeqCst);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+            read_request(&mut stream).await;
+        }
+    })
+    .await;
+    let proxy = proxy_for(&store.url()).await;
+    let mut raw = Raw::connect(proxy.address).await;
+    for _ in 0..5 {
+        let answer = raw.ask("GET", "/photos/a", &[]).await;
+        assert_eq!((answer.status, answer.body.as_slice()), (200, &b"ok"[..]));
+    }
+    assert_eq!((requests.load(Ordering::SeqCst), store.connections()), (5, 5));
+    assert_eq!(upstream_errors(&proxy, "reset").await, 0.0);
+}
+
+#[tokio::test]
+async fn connections_to_the_store_are_reused() {
+    let stack = Stack::start().await;
+    let mut raw = Raw::connect(stack.proxy.address).await;
+    for _ in 0..50 {
+        assert_eq!(raw.ask("GET", "/photos/cat.jpg", &[]).await.status, 200);
+        assert_eq!(raw.ask("HEAD", "/photos/cat.jpg", &[]).await.status, 200);
+        assert_eq!(raw.ask("GET", "/photos/missing", &[]).await.status, 404);
+    }
+    assert_eq!(stack.store.connections(), 1);
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_stops_the_read_from_the_store() {
+    let sent = Arc::new(AtomicU64::new(0));
+    let ended = Arc::new(AtomicUsize::new(0));
+    let (counter, end) = (sent.clone(), ended.clone());
+    let store = Faulty::start(move |mut stream, _| {
+        let (sent, ended) = (counter.clone(), end.clone());
+        async move {
+            read_request(&mut stream).await;
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10000000000\r\n\r\n").await;
+            while stream.write_all(&[0; 65_536]).await.is_ok() {
+                sent.fetch_add(65_536, Ordering::SeqCst);
+            }
+            ended.fetch_add(1, Ordering::SeqCst);
+        }
+    })
+    .await;
+    let proxy = proxy_for(&store.url()).await;
+    let mut raw = Raw::connect(proxy.address).await;
+    raw.send("GET /photos/a HTTP/1.1\r\nHost: p\r\nX-Request-Id: the-id\r\n\r\n").await;
+    let mut buffer = vec![0; 1 << 20];
+    raw.0.read_exact(&mut buffer).await.expect("the beginning");
+    drop(raw);
+    eventually("the store is told", async || (ended.load(Ordering::SeqCst) == 1).then_some(())).await;
+    let bytes = sent.load(Ordering::SeqCst);
+    assert!(bytes < 100 << 20, "{bytes} bytes were read for nobody");
+    let line = proxy.access_line("the-id").await;
+    assert!(line["reason"].as_str().expect("a reason").starts_with("downstream"), "{line}");
+    assert_eq!(upstream_errors(&proxy, "reset").await, 0.0);
+}
+
+#[tokio::test]
+async fn a_client_that_reads_nothing_is_given_up() {
+    let store = Faulty::start(|mut stream, _| async move {
+        read_request(&mut stream).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10000000000\r\n\r\n").await;
+        while stream.write_all(&[0; 65_536]).await.is_ok() {}
+    })
+    .await;
+    let proxy = proxy_for(&store.url()).await;
+    let mut raw = Raw::connect(proxy.address).await;
+    raw.send("GET /photos/a HTTP/1.1\r\nHost: p\r\nX-Request-Id: the-id\r\n\r\n").await;
+    let line = proxy.access_line("the-id").await;
+    assert!(line["duration_ms"].as_f64().expect("a number") < 8_000.0, "{line}");
+}
+
+#[tokio::test]
+async fn an_idle_client_connection_is_closed() {
+    let stack = Stack::with("server: { address: 127.0.0.1, port: {port}, keepalive_seconds: 1 }").await;
+    let mut raw = Raw::connect(stack.proxy.address).await;
+    assert_eq!(raw.ask("GET", "/photos/cat.jpg", &[]).await.status, 200);
+    let started = Instant::now();
+    assert_eq!(raw.rest().await.expect("a clean end"), b"");
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn a_name_that_does_not_resolve_is_a_bad_gateway_and_the_log_says_so() {
+    let proxy = proxy_for("http://no-such-store.invalid:9000").await;
+    assert_s3_error(proxy.get("/photos/a").await, 502, "InternalError").await;
+    assert_eq!(upstream_errors(&proxy, "resolve").await, 1.0);
+    let line = eventually("the name is in the log", async || {
+        proxy.log().into_iter().find(|line| line["host"] == "no-such-store.invalid")
+    });
+    assert_eq!(line.await["level"], "WARN");
+    // Nobody waits for a dead name: other requests are answered meanwhile, and this one is prompt.
+    let started = Instant::now();
+    assert_eq!(proxy.get("/photos/a").await.status(), 502);
+    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn several_addresses_are_tried_and_names_looked_up_again() {
+    let store = Store::start().await;
+    store.put("photos", "cat.jpg", "a cat");
+    let port = store.address.port();
+    let buckets = bucket_at("photos", "/photos", &format!("http://store.test:{port}"), PUBLIC);
+    // The store listens on the third address only.
+    let hosts = "127.0.0.1 localhost\n127.0.0.8 store.test\n127.0.0.9 store.test\n127.0.0.1 store.test\n";
+    let surroundings = Surroundings { environment: vec![], hosts: Some(hosts.to_owned()) };
+    let proxy = Proxy::start_in(&format!("buckets:\n{buckets}"), surroundings).await;
+    for _ in 0..3 {
+        assert_eq!(proxy.get("/photos/cat.jpg").await.status(), 200);
+    }
+    let failed = upstream_errors(&proxy, "connect").await;
+    assert!(failed <= 2.0, "{failed} attempts went to addresses that are known to be dead");
+
+    // The name moves to where nothing listens, and back.
+    let hosts = proxy.folder.path().join("hosts");
+    proxy::write(&hosts, "127.0.0.1 localhost\n127.0.0.8 store.test\n");
+    eventually("the new address is in use", async || {
+        (proxy.get("/photos/cat.jpg").await.status() == 502).then_some(())
+    })
+    .await;
+    proxy::write(&hosts, "127.0.0.1 localhost store.test\n");
+    eventually("the old address is back", async || {
+        (proxy.get("/photos/cat.jpg").await.status() == 200).then_some(())
+    })
+    .await;
+}
+
+/// A certificate for these names and addresses, as an acceptor, and in PEM.
+fn certificate(names: &[&str]) -> (TlsAcceptor, String) {
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let issued = rcgen::generate_simple_self_signed(names).expect("a certificate");
+    let key = PrivateKeyDer::try_from(issued.signing_key.serialize_der()).expect("a key");
+    let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![issued.cert.der().clone()], key)
+        .expect("a key that fits");
+    (TlsAcceptor::from(Arc::new(config)), issued.cert.pem())
+}
+
+#[tokio::test]
+async fn a_store_behind_tls_is_verified() {
+    let (acceptor, pem) = certificate(&["localhost", "127.0.0.1"]);
+    let (_, other_pem) = certificate(&["localhost", "127.0.0.1"]);
+    let store = Store::with(store::Options { tls: Some(acceptor), ..Default::default() }).await;
+    store.put("photos", "cat.jpg", "a cat");
+    let port = store.address.port();
+    let buckets = |endpoint: &str, ca: &str| {
+        let bucket = bucket_at("photos", "/photos", endpoint, PUBLIC).replace("s3: {", &format!("s3: {{ {ca}"));
+        format!("{JWT}buckets:\n{bucket}")
+    };
+    let proxy = Proxy::start(&format!("{JWT}buckets: []")).await;
+    proxy::write(&proxy.folder.path().join("ca.pem"), &pem);
+    proxy::write(&proxy.folder.path().join("other.pem"), &other_pem);
+    for (endpoint, ca, status) in [
+        (format!("https://localhost:{port}"), "ca_file: ca.pem,", 200),
+        (format!("https://127.0.0.1:{port}"), "ca_file: ca.pem,", 200),
+        (format!("https://localhost:{port}"), "", 502),
+        (format!("https://127.0.0.1:{port}"), "", 502),
+        (format!("https://localhost:{port}"), "ca_file: other.pem,", 502),
+        (format!("https://127.0.0.1:{port}"), "ca_file: other.pem,", 502),
+        // Right certificate, wrong name.
+        (format!("https://127.0.0.2:{port}"), "ca_file: ca.pem,", 502),
+    ] {
+        proxy.write_config(&buckets(&endpoint, ca));
+        let (reloaded, answer) = proxy.reload(&admin_token()).await;
+        assert_eq!(reloaded, 200, "{answer}");
+        // The trusted connection of an earlier round is still in the pool; it must not serve here.
+        assert_eq!(proxy.get("/photos/cat.jpg").await.status(), status, "{endpoint} {ca}");
+    }
+    assert!(upstream_errors(&proxy, "tls").await >= 4.0);
+}
+
+#[tokio::test]
+async fn a_request_cut_short_harms_nobody() {
+    let stack = Stack::start().await;
+    let whole = b"GET /photos/cat.jpg HTTP/1.1\r\nHost: proxy\r\nAuthorization: Bearer abc\r\n\r\n";
+    for length in 0..whole.len() {
+        let mut raw = Raw::connect(stack.proxy.address).await;
+        raw.send(&whole[..length]).await;
+    }
+    for garbage in [&b"\x16\x03\x01\x02\x00"[..], b"\0\0\0", b"GET", b"\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"] {
+        let mut raw = Raw::connect(stack.proxy.address).await;
+        raw.send(garbage).await;
+    }
+    assert_eq!(raw::ask(stack.proxy.address, "GET", "/photos/cat.jpg").await.body, b"a cat");
+    assert!(!stack.proxy.log_text().contains("panicked"));
+}
