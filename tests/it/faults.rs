@@ -16,7 +16,8 @@ use crate::harness::*;
 /// A proxy in front of one endpoint, with timeouts for tests.
 async fn proxy_for(endpoint: &str) -> Proxy {
     let timeouts = "timeouts: { connect_seconds: 1, read_seconds: 1, write_seconds: 1, idle_seconds: 60, total_seconds: 5 },";
-    let bucket = bucket_at("photos", "/photos", endpoint, PUBLIC).replace("s3: {", &format!("s3: {{ {timeouts}"));
+    let bucket =
+        bucket_at("photos", "/photos", endpoint, PUBLIC).replace("s3: {", &format!("s3: {{ {timeouts}"));
     Proxy::start(&format!("buckets:\n{bucket}")).await
 }
 
@@ -37,7 +38,11 @@ async fn a_store_that_never_answers_is_a_gateway_timeout() {
     let proxy = proxy_for(&store.url()).await;
     let started = Instant::now();
     assert_s3_error(proxy.get("/photos/a").await, 504, "RequestTimeout").await;
-    assert!((Duration::from_millis(900)..Duration::from_secs(4)).contains(&started.elapsed()), "{:?}", started.elapsed());
+    assert!(
+        (Duration::from_millis(900)..Duration::from_secs(4)).contains(&started.elapsed()),
+        "{:?}",
+        started.elapsed()
+    );
     assert_eq!(upstream_errors(&proxy, "timeout").await, 1.0);
     assert_eq!(store.connections(), 1, "a request that may have been executed is not repeated");
 }
@@ -66,11 +71,18 @@ async fn a_store_that_dies_in_the_middle_ends_the_clients_connection() {
     for framing in ["Content-Length: 1000", "Transfer-Encoding: chunked"] {
         let store = Faulty::start(move |mut stream, _| async move {
             read_request(&mut stream).await;
-            let _ = stream.write_all(format!("HTTP/1.1 200 OK\r\n{framing}\r\n\r\n3e8\r\n0123456789").as_bytes()).await;
+            let _ = stream
+                .write_all(format!("HTTP/1.1 200 OK\r\n{framing}\r\n\r\n3e8\r\n0123456789").as_bytes())
+                .await;
         })
         .await;
         let proxy = proxy_for(&store.url()).await;
-        let response = http().get(proxy.url("/photos/a")).header("x-request-id", "the-id").send().await.expect("a header");
+        let response = http()
+            .get(proxy.url("/photos/a"))
+            .header("x-request-id", "the-id")
+            .send()
+            .await
+            .expect("a header");
         assert_eq!(response.status(), 200);
         assert!(response.bytes().await.is_err(), "{framing}: a short body looked complete");
         let line = proxy.access_line("the-id").await;
@@ -107,7 +119,11 @@ async fn a_store_that_trickles_is_given_up_at_the_total_time() {
     let proxy = proxy_for(&store.url()).await;
     let started = Instant::now();
     assert!(proxy.get("/photos/a").await.bytes().await.is_err());
-    assert!((Duration::from_secs(4)..Duration::from_secs(8)).contains(&started.elapsed()), "{:?}", started.elapsed());
+    assert!(
+        (Duration::from_secs(4)..Duration::from_secs(8)).contains(&started.elapsed()),
+        "{:?}",
+        started.elapsed()
+    );
 }
 
 #[tokio::test]
@@ -272,7 +288,8 @@ async fn a_store_behind_tls_is_verified() {
     store.put("photos", "cat.jpg", "a cat");
     let port = store.address.port();
     let buckets = |endpoint: &str, ca: &str| {
-        let bucket = bucket_at("photos", "/photos", endpoint, PUBLIC).replace("s3: {", &format!("s3: {{ {ca}"));
+        let bucket =
+            bucket_at("photos", "/photos", endpoint, PUBLIC).replace("s3: {", &format!("s3: {{ {ca}"));
         format!("{JWT}buckets:\n{bucket}")
     };
     let proxy = Proxy::start(&format!("{JWT}buckets: []")).await;
@@ -305,7 +322,9 @@ async fn a_request_cut_short_harms_nobody() {
         let mut raw = Raw::connect(stack.proxy.address).await;
         raw.send(&whole[..length]).await;
     }
-    for garbage in [&b"\x16\x03\x01\x02\x00"[..], b"\0\0\0", b"GET", b"\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"] {
+    for garbage in
+        [&b"\x16\x03\x01\x02\x00"[..], b"\0\0\0", b"GET", b"\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"]
+    {
         let mut raw = Raw::connect(stack.proxy.address).await;
         raw.send(garbage).await;
     }

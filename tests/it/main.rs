@@ -3,7 +3,13 @@
 
 mod harness;
 
-mod config;
-mod faults;
-mod objects;
-mod tokens;
+mod config; //    what the validator says
+mod objects; //   reading objects
+mod tokens; //    who may read
+mod reloading; // changing the configuration while it serves
+mod faults; //    stores and clients that fail
+mod ending; //    start, readiness, drain
+mod commands; //  the commands beside running
+mod observing; // log and metrics
+mod load; //      large objects
+mod house; //     the floors of the source

@@ -22,7 +22,10 @@ fn sdk(store: &Store) -> aws_sdk_s3::Client {
 
 /// A key as a careful client puts it into a URL.
 fn encoded(key: &str) -> String {
-    key.split('/').map(|part| utf8_percent_encode(part, NON_ALPHANUMERIC).to_string()).collect::<Vec<_>>().join("/")
+    key.split('/')
+        .map(|part| utf8_percent_encode(part, NON_ALPHANUMERIC).to_string())
+        .collect::<Vec<_>>()
+        .join("/")
 }
 
 #[tokio::test]
@@ -48,11 +51,37 @@ async fn every_key_reads_as_it_does_with_amazons_client() {
     let longest = vec!["k".repeat(204); 5].join("/");
     assert_eq!(longest.len(), 1024);
     let keys = [
-        "plain.txt", "with space.txt", "a+b.txt", "a%b.txt", "a%2Fb.txt", "a%20b", "tilde~_-.txt", "quotes'\".txt",
-        "question?mark", "hash#mark", "semi;colon", "colon:at@equals=", "comma,dollar$amp&", "star*bang!(paren)",
-        "[brackets]{braces}|pipe^", "back\\slash", "back`tick", "less<greater>", "ünïcödé", "日本語/キー", "🦀", "e\u{301}",
-        "tab\tnewline\n", "\u{7f}delete", "folder/deep/er/file", ".hidden", "..two", "three...", "a/.b/c..d",
-        &long, &longest,
+        "plain.txt",
+        "with space.txt",
+        "a+b.txt",
+        "a%b.txt",
+        "a%2Fb.txt",
+        "a%20b",
+        "tilde~_-.txt",
+        "quotes'\".txt",
+        "question?mark",
+        "hash#mark",
+        "semi;colon",
+        "colon:at@equals=",
+        "comma,dollar$amp&",
+        "star*bang!(paren)",
+        "[brackets]{braces}|pipe^",
+        "back\\slash",
+        "back`tick",
+        "less<greater>",
+        "ünïcödé",
+        "日本語/キー",
+        "🦀",
+        "e\u{301}",
+        "tab\tnewline\n",
+        "\u{7f}delete",
+        "folder/deep/er/file",
+        ".hidden",
+        "..two",
+        "three...",
+        "a/.b/c..d",
+        &long,
+        &longest,
     ];
     for key in keys {
         let content = format!("the content of {key:?}");
@@ -60,7 +89,12 @@ async fn every_key_reads_as_it_does_with_amazons_client() {
             // `s3s-fs` cannot keep the metadata of such a key, so no client can put it.
             stack.store.put("photos", key, &content);
         } else {
-            let put = sdk.put_object().bucket("photos").key(key).content_type("text/x-test").metadata("colour", "blue");
+            let put = sdk
+                .put_object()
+                .bucket("photos")
+                .key(key)
+                .content_type("text/x-test")
+                .metadata("colour", "blue");
             put.body(ByteStream::from(content.clone().into_bytes())).send().await.expect("put");
         }
         let direct = sdk.get_object().bucket("photos").key(key).send().await.expect("got");
@@ -70,13 +104,19 @@ async fn every_key_reads_as_it_does_with_amazons_client() {
         let through = stack.proxy.get(&format!("/photos/{}", encoded(key))).await;
 
         assert_eq!(through.status(), 200, "{key}");
-        let header = |name: &str| through.headers().get(name).map(|value| value.to_str().expect("plain").to_owned());
+        let header =
+            |name: &str| through.headers().get(name).map(|value| value.to_str().expect("plain").to_owned());
         assert_eq!(header("etag"), direct.e_tag().map(str::to_owned), "{key}");
         assert_eq!(header("content-type"), direct.content_type().map(str::to_owned), "{key}");
-        assert_eq!(header("content-length"), direct.content_length().map(|length| length.to_string()), "{key}");
+        assert_eq!(
+            header("content-length"),
+            direct.content_length().map(|length| length.to_string()),
+            "{key}"
+        );
         let colour = direct.metadata().and_then(|metadata| metadata.get("colour")).cloned();
         assert_eq!(header("x-amz-meta-colour"), colour, "{key}");
-        let modified = direct.last_modified().map(|time| time.fmt(aws_sdk_s3::primitives::DateTimeFormat::HttpDate));
+        let modified =
+            direct.last_modified().map(|time| time.fmt(aws_sdk_s3::primitives::DateTimeFormat::HttpDate));
         assert_eq!(header("last-modified"), modified.map(|text| text.expect("a date")), "{key}");
         let body = direct.body.collect().await.expect("a body").into_bytes();
         assert_eq!(through.bytes().await.expect("a body"), body, "{key}");
@@ -88,7 +128,8 @@ async fn every_key_reads_as_it_does_with_amazons_client() {
         let length = headed.headers()["content-length"].to_str().expect("plain").parse().ok();
         assert_eq!(length, head.content_length(), "{key}");
         let _ = sdk.get_object().bucket("photos").key(key).send().await;
-        let targets: Vec<String> = stack.store.received().into_iter().map(|received| received.target).collect();
+        let targets: Vec<String> =
+            stack.store.received().into_iter().map(|received| received.target).collect();
         let [get, head, amazon] = targets.as_slice() else { panic!("{key}: {targets:?}") };
         assert_eq!(get, amazon.split('?').next().expect("a path"), "{key}");
         assert_eq!(get, head, "{key}");
@@ -117,7 +158,8 @@ async fn a_key_is_decoded_once_and_encoded_once_however_the_client_writes_it() {
         ("/photos/a?versionId=v/1&uploads&partNumber=2", "/photos/a?partNumber=2&versionId=v%2F1"),
     ] {
         raw::ask(stack.proxy.address, "GET", client).await;
-        let targets: Vec<String> = stack.store.received().into_iter().map(|received| received.target).collect();
+        let targets: Vec<String> =
+            stack.store.received().into_iter().map(|received| received.target).collect();
         assert_eq!(targets, [store], "{client}");
     }
 }
@@ -204,7 +246,12 @@ async fn ranges_are_the_stores_business() {
     assert_s3_error(request.send().await.expect("an answer"), 416, "InvalidRange").await;
     // Several ranges: whatever the store makes of them.
     let several = "bytes=0-1,4-5";
-    let through = http().get(stack.proxy.url("/photos/digits")).header("range", several).send().await.expect("an answer");
+    let through = http()
+        .get(stack.proxy.url("/photos/digits"))
+        .header("range", several)
+        .send()
+        .await
+        .expect("an answer");
     let received = stack.store.received();
     assert_eq!(received.last().expect("a request").header("range"), Some(several));
     assert!(matches!(through.status().as_u16(), 200 | 206 | 400 | 416), "{}", through.status());
@@ -273,7 +320,8 @@ async fn only_listed_headers_pass_in_either_direction() {
          Keep-Alive: timeout=1\r\nVia: x\r\nX-Powered-By: y\r\nDate: z\r\n\r\nok",
     )
     .await;
-    let proxy = Proxy::start(&format!("buckets:\n{}", bucket_at("photos", "/photos", &store.url(), PUBLIC))).await;
+    let proxy =
+        Proxy::start(&format!("buckets:\n{}", bucket_at("photos", "/photos", &store.url(), PUBLIC))).await;
     let answer = raw::ask(proxy.address, "GET", "/photos/a").await;
     let mut names: Vec<String> = answer
         .head
@@ -303,10 +351,15 @@ async fn the_stores_errors_keep_their_status_and_lose_their_text() {
         (503, "SlowDown"),
     ] {
         let document = "<Error><Code>SecretCode</Code><BucketName>secret-bucket</BucketName></Error>";
-        let head = format!("HTTP/1.1 {status} X\r\nContent-Type: application/xml\r\nRetry-After: 7\r\nx-amz-id-2: i\r\n");
+        let head = format!(
+            "HTTP/1.1 {status} X\r\nContent-Type: application/xml\r\nRetry-After: 7\r\nx-amz-id-2: i\r\n"
+        );
         for (framing, body) in [
             (format!("Content-Length: {}\r\n", document.len()), document.to_owned()),
-            ("Transfer-Encoding: chunked\r\n".to_owned(), format!("{:x}\r\n{document}\r\n0\r\n\r\n", document.len())),
+            (
+                "Transfer-Encoding: chunked\r\n".to_owned(),
+                format!("{:x}\r\n{document}\r\n0\r\n\r\n", document.len()),
+            ),
         ] {
             let store = Faulty::answering(format!("{head}{framing}\r\n{body}")).await;
             let buckets = bucket_at("photos", "/photos", &store.url(), PUBLIC);
@@ -330,7 +383,8 @@ async fn the_stores_errors_keep_their_status_and_lose_their_text() {
 #[tokio::test]
 async fn an_error_without_a_body_stays_without_one() {
     let store = Faulty::answering("HTTP/1.1 404 X\r\nContent-Length: 0\r\n\r\n").await;
-    let proxy = Proxy::start(&format!("buckets:\n{}", bucket_at("photos", "/photos", &store.url(), PUBLIC))).await;
+    let proxy =
+        Proxy::start(&format!("buckets:\n{}", bucket_at("photos", "/photos", &store.url(), PUBLIC))).await;
     let mut raw = Raw::connect(proxy.address).await;
     for method in ["GET", "HEAD", "GET"] {
         let answer = raw.ask(method, "/photos/key", &[]).await;
@@ -358,11 +412,15 @@ async fn a_redirect_of_the_store_is_a_bad_gateway() {
         "HTTP/1.1 301 X\r\nLocation: http://secret.example/\r\nx-amz-bucket-region: eu-west-3\r\nContent-Length: 3\r\n\r\nabc",
     )
     .await;
-    let proxy = Proxy::start(&format!("buckets:\n{}", bucket_at("photos", "/photos", &store.url(), PUBLIC))).await;
+    let proxy =
+        Proxy::start(&format!("buckets:\n{}", bucket_at("photos", "/photos", &store.url(), PUBLIC))).await;
     let response = proxy.get("/photos/a").await;
     assert!(response.headers().get("location").is_none());
     assert_s3_error(response, 502, "InternalError").await;
-    assert_eq!(proxy.metric("yatagarasu_upstream_errors_total{bucket=\"photos\",kind=\"redirect\"}").await, 1.0);
+    assert_eq!(
+        proxy.metric("yatagarasu_upstream_errors_total{bucket=\"photos\",kind=\"redirect\"}").await,
+        1.0
+    );
 }
 
 #[tokio::test]
@@ -377,7 +435,9 @@ async fn other_methods_are_refused_and_the_connection_lives() {
     let upload = "PUT /photos/cat.jpg HTTP/1.1\r\nHost: proxy\r\nContent-Length: 100000\r\n\r\n";
     raw.send([upload.as_bytes(), &[b'x'; 100_000]].concat()).await;
     assert_eq!(raw.answer(false).await.status, 405);
-    for (target, status) in [("/nowhere", 404), ("/papers/plan.txt", 401), ("/photos/..", 400), ("/photos/", 404)] {
+    for (target, status) in
+        [("/nowhere", 404), ("/papers/plan.txt", 401), ("/photos/..", 400), ("/photos/", 404)]
+    {
         assert_eq!(raw.ask("GET", target, &[]).await.status, status, "{target}");
         let head = raw.ask("HEAD", target, &[]).await;
         assert_eq!(head.status, status, "{target}");
@@ -397,7 +457,8 @@ async fn what_is_no_request_for_an_object_is_refused() {
         raw.answer(false).await.status
     };
     assert_eq!(ask("GET /photos/cat.jpg HTTP/1.1\r\nHost: p\r\nContent-Length: 3\r\n\r\nabc").await, 400);
-    let chunked = "GET /photos/cat.jpg HTTP/1.1\r\nHost: p\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+    let chunked =
+        "GET /photos/cat.jpg HTTP/1.1\r\nHost: p\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
     assert_eq!(ask(chunked).await, 400);
     assert_eq!(ask("GET /photos/cat.jpg HTTP/1.1\r\n\r\n").await, 400);
     assert_eq!(ask("GET /photos/cat.jpg HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n").await, 400);
@@ -411,18 +472,31 @@ async fn errors_are_json_for_those_who_prefer_it() {
     let stack = Stack::start().await;
     let request = http().get(stack.proxy.url("/photos/missing")).header("accept", "application/json");
     let response = request.send().await.expect("an answer");
-    assert_eq!((response.status().as_u16(), &response.headers()["content-type"]), (404, &"application/json".parse().expect("a value")));
+    assert_eq!(
+        (response.status().as_u16(), &response.headers()["content-type"]),
+        (404, &"application/json".parse().expect("a value"))
+    );
     let id = response.headers()["x-request-id"].to_str().expect("plain").to_owned();
     let document = proxy::json(response).await;
-    assert_eq!((document["code"].as_str(), document["request_id"].as_str()), (Some("NoSuchKey"), Some(id.as_str())));
-    let request = http().get(stack.proxy.url("/nowhere")).header("accept", "application/json;q=0.5, text/xml");
+    assert_eq!(
+        (document["code"].as_str(), document["request_id"].as_str()),
+        (Some("NoSuchKey"), Some(id.as_str()))
+    );
+    let request =
+        http().get(stack.proxy.url("/nowhere")).header("accept", "application/json;q=0.5, text/xml");
     assert_s3_error(request.send().await.expect("an answer"), 404, "NoSuchBucket").await;
 }
 
 #[tokio::test]
 async fn a_sane_request_id_is_kept_and_any_other_replaced() {
     let stack = Stack::start().await;
-    for (given, kept) in [("abc-1.2_3", true), (&"x".repeat(128) as &str, true), (&"x".repeat(129), false), ("a b", false), ("<a>", false)] {
+    for (given, kept) in [
+        ("abc-1.2_3", true),
+        (&"x".repeat(128) as &str, true),
+        (&"x".repeat(129), false),
+        ("a b", false),
+        ("<a>", false),
+    ] {
         for target in ["/photos/cat.jpg", "/nowhere"] {
             let request = http().get(stack.proxy.url(target)).header("x-request-id", given);
             let response = request.send().await.expect("an answer");
@@ -436,7 +510,8 @@ async fn temporary_credentials_come_with_their_token() {
     let store = Store::start().await;
     store.put("photos", "cat.jpg", "a cat");
     let config = format!("buckets:\n{}", bucket("photos", "/photos", &store, PUBLIC));
-    let proxy = Proxy::start(&config.replace("secret_key:", "session_token: \"to/ken+=\", secret_key:")).await;
+    let proxy =
+        Proxy::start(&config.replace("secret_key:", "session_token: \"to/ken+=\", secret_key:")).await;
     assert_eq!(proxy.get("/photos/cat.jpg").await.status(), 200);
     let [received] = store.received().try_into().expect("one request");
     assert_eq!(received.header("x-amz-security-token"), Some("to/ken+="));
@@ -450,7 +525,8 @@ async fn credentials_come_from_the_environment_when_the_file_has_none() {
     let config = format!("buckets:\n{}", bucket("photos", "/photos", &store, PUBLIC));
     let keys = format!(", access_key: {}, secret_key: {}", store::ACCESS_KEY, store::SECRET_KEY);
     assert!(config.contains(&keys));
-    let environment = [("AWS_ACCESS_KEY_ID", store::ACCESS_KEY), ("AWS_SECRET_ACCESS_KEY", store::SECRET_KEY)];
+    let environment =
+        [("AWS_ACCESS_KEY_ID", store::ACCESS_KEY), ("AWS_SECRET_ACCESS_KEY", store::SECRET_KEY)];
     let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
     let proxy = Proxy::start_in(&config.replace(&keys, ""), Surroundings { environment, hosts: None }).await;
     assert_eq!(proxy.get("/photos/cat.jpg").await.status(), 200);
@@ -463,9 +539,11 @@ async fn a_bucket_may_be_a_host_name() {
     let store = Store::with(options).await;
     store.put("photos", "a cat.jpg", "a cat");
     let endpoint = format!("http://store.test:{}", store.address.port());
-    let config = bucket_at("photos", "/photos", &endpoint, PUBLIC).replace("s3: {", "s3: { addressing: virtual,");
+    let config =
+        bucket_at("photos", "/photos", &endpoint, PUBLIC).replace("s3: {", "s3: { addressing: virtual,");
     let hosts = Some("127.0.0.1 localhost photos.store.test\n".to_owned());
-    let proxy = Proxy::start_in(&format!("buckets:\n{config}"), Surroundings { environment: vec![], hosts }).await;
+    let proxy =
+        Proxy::start_in(&format!("buckets:\n{config}"), Surroundings { environment: vec![], hosts }).await;
     assert_eq!(proxy.get("/photos/a%20cat.jpg").await.text().await.expect("a text"), "a cat");
     let [received] = store.received().try_into().expect("one request");
     assert_eq!(received.target, "/a%20cat.jpg");

@@ -72,7 +72,8 @@ async fn only_the_configured_sources_count() {
 
 #[tokio::test]
 async fn a_bad_token_is_401_and_the_log_knows_why() {
-    let more = format!("jwt: {{ secret: {SECRET}, issuer: me, audience: [files, mails], leeway_seconds: 10 }}");
+    let more =
+        format!("jwt: {{ secret: {SECRET}, issuer: me, audience: [files, mails], leeway_seconds: 10 }}");
     let stack = Stack::with(&more).await;
     let good = json!({ "exp": now() + 60, "iss": "me", "aud": "files" });
     let but = |changes: Value| {
@@ -87,7 +88,8 @@ async fn a_bad_token_is_401_and_the_log_knows_why() {
         claims.as_object_mut().expect("an object").remove(name);
         raw_token(&claims)
     };
-    let other_key = signed(Algorithm::HS256, &EncodingKey::from_secret(b"another-secret-of-32-characters!"), &good);
+    let other_key =
+        signed(Algorithm::HS256, &EncodingKey::from_secret(b"another-secret-of-32-characters!"), &good);
     let other_algorithm = signed(Algorithm::HS384, &EncodingKey::from_secret(SECRET.as_bytes()), &good);
     let whole = raw_token(&good);
     let (head, rest) = whole.split_once('.').expect("a token");
@@ -149,7 +151,10 @@ async fn a_token_of_more_than_16_kib_is_refused() {
 
 #[tokio::test]
 async fn challenges_follow_rfc_6750() {
-    let stack = Stack::with(&format!("jwt: {{ secret: {SECRET}, claims: [{{ claim: role, operator: equals, value: x }}] }}")).await;
+    let stack = Stack::with(&format!(
+        "jwt: {{ secret: {SECRET}, claims: [{{ claim: role, operator: equals, value: x }}] }}"
+    ))
+    .await;
     let mut raw = Raw::connect(stack.proxy.address).await;
     let expired = raw_token(&json!({ "exp": 1 }));
     for (token, status, challenge) in [
@@ -158,7 +163,8 @@ async fn challenges_follow_rfc_6750() {
         (Some(token(json!({}))), 403, "Bearer error=\"insufficient_scope\""),
     ] {
         let bearer = token.map(|token| format!("Bearer {token}"));
-        let headers: Vec<(&str, &str)> = bearer.iter().map(|bearer| ("Authorization", bearer.as_str())).collect();
+        let headers: Vec<(&str, &str)> =
+            bearer.iter().map(|bearer| ("Authorization", bearer.as_str())).collect();
         let answer = raw.ask("GET", "/papers/plan.txt", &headers).await;
         assert_eq!((answer.status, answer.header("www-authenticate")), (status, Some(challenge)));
     }
@@ -169,8 +175,11 @@ async fn claims_of_all_tokens_and_of_the_bucket_must_hold() {
     let store = Store::start().await;
     store.put("papers", "plan.txt", "a plan");
     let rule = "auth: { claims: [{ claim: clearance.level, operator: gte, value: 3 }] }";
-    let jwt = format!("jwt: {{ secret: {SECRET}, claims: [{{ claim: groups, operator: contains, value: staff }}] }}");
-    let proxy = Proxy::start(&format!("{jwt}\nbuckets:\n{}", bucket("papers", "/papers", &store, rule))).await;
+    let jwt = format!(
+        "jwt: {{ secret: {SECRET}, claims: [{{ claim: groups, operator: contains, value: staff }}] }}"
+    );
+    let proxy =
+        Proxy::start(&format!("{jwt}\nbuckets:\n{}", bucket("papers", "/papers", &store, rule))).await;
     for (claims, status) in [
         (json!({ "groups": ["staff"], "clearance": { "level": 3 } }), 200),
         (json!({ "groups": ["staff"], "clearance": { "level": 2 } }), 403),
@@ -206,7 +215,8 @@ fn key_pair(algorithm: Algorithm) -> (String, EncodingKey) {
 fn pem(der: &[u8]) -> String {
     use base64::Engine;
     let text = base64::engine::general_purpose::STANDARD.encode(der);
-    let lines: Vec<&str> = text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).expect("plain")).collect();
+    let lines: Vec<&str> =
+        text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).expect("plain")).collect();
     format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", lines.join("\n"))
 }
 
@@ -298,7 +308,10 @@ async fn a_public_key_that_does_not_fit_is_an_error() {
         let output = proxy::run(&["--validate", "--config", path.to_str().expect("plain")]);
         let printed = String::from_utf8(output.stderr).expect("a text");
         assert_eq!(output.status.code(), Some(1), "{algorithm} with {pem}");
-        assert!(printed.contains("jwt.public_key (line 3)") && printed.contains(part), "{algorithm}: {printed}");
+        assert!(
+            printed.contains("jwt.public_key (line 3)") && printed.contains(part),
+            "{algorithm}: {printed}"
+        );
     }
 }
 

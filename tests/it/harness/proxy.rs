@@ -5,7 +5,6 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::time::Duration;
 
 use reqwest::Response;
 use serde_json::Value;
@@ -177,7 +176,9 @@ impl Proxy {
     /// The log line of a request, once it is written.
     pub async fn access_line(&self, request_id: &str) -> Value {
         eventually("the request is in the log", async || {
-            self.log().into_iter().find(|line| line["message"] == "request" && line["request_id"] == request_id)
+            self.log()
+                .into_iter()
+                .find(|line| line["message"] == "request" && line["request_id"] == request_id)
         })
         .await
     }

@@ -39,7 +39,10 @@ impl Received {
     /// The access key that the request was signed with.
     pub fn access_key(&self) -> &str {
         let authorization = self.header("authorization").unwrap_or_default();
-        authorization.split_once("Credential=").and_then(|(_, rest)| rest.split('/').next()).unwrap_or_default()
+        authorization
+            .split_once("Credential=")
+            .and_then(|(_, rest)| rest.split('/').next())
+            .unwrap_or_default()
     }
 }
 
@@ -160,7 +163,11 @@ async fn respond(
             response
         }
     };
-    Ok(if is_read && response.status().is_success() { conditional(&conditions, response, is_head) } else { response })
+    Ok(if is_read && response.status().is_success() {
+        conditional(&conditions, response, is_head)
+    } else {
+        response
+    })
 }
 
 /// RFC 9110, section 13.2.2: the order in which conditions are evaluated.

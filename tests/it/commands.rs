@@ -1,0 +1,127 @@
+//! The commands beside running: show, token, reload.
+
+use std::process::{Command, Output};
+
+use jsonwebtoken::{DecodingKey, Validation, decode};
+use serde_json::Value;
+
+use crate::harness::token::{SECRET, now};
+use crate::harness::*;
+
+fn run(proxy: &Proxy, arguments: &[&str]) -> Output {
+    let mut command = Command::new(proxy::PROGRAM);
+    command.args(arguments).arg("--config").arg(proxy.config_path()).output().expect("the program starts")
+}
+
+fn printed(output: &Output) -> (Option<i32>, String) {
+    let text = [output.stdout.as_slice(), &output.stderr].concat();
+    (output.status.code(), String::from_utf8(text).expect("a text"))
+}
+
+#[tokio::test]
+async fn reload_waits_for_the_verdict_and_exits_with_it() {
+    let stack = Stack::start().await;
+    let (code, text) = printed(&run(&stack.proxy, &["reload"]));
+    assert_eq!((code, text.as_str()), (Some(0), "generation 2 is in service; 0 changes\n"));
+
+    let config = Stack::config(&stack.store, "").replace("/photos", "/pictures");
+    stack.proxy.write_config(&config);
+    let (code, text) = printed(&run(&stack.proxy, &["reload"]));
+    assert_eq!(code, Some(0));
+    assert!(text.contains("changed buckets[photos].path_prefix: \"/photos\" → \"/pictures\""), "{text}");
+    assert_eq!(stack.proxy.get("/pictures/cat.jpg").await.status(), 200);
+
+    // A verdict of the server: it sees what this command, in another environment, does not.
+    let reference = config.replace("us-east-1", "\"${ONLY_HERE}\"");
+    stack.proxy.write_config(&reference);
+    let mut command = Command::new(proxy::PROGRAM);
+    command.env("ONLY_HERE", "eu-west-1").args(["reload", "--config"]).arg(stack.proxy.config_path());
+    let (code, text) = printed(&command.output().expect("the program starts"));
+    assert_eq!(code, Some(1), "{text}");
+    assert!(
+        text.contains("`ONLY_HERE` is not set") && text.contains("generation 3 stays in service"),
+        "{text}"
+    );
+    assert_eq!(stack.proxy.metric("config_reload_failure_total").await, 1.0);
+}
+
+#[tokio::test]
+async fn reload_takes_a_token_from_a_file_and_says_why_it_fails() {
+    let stack = Stack::start().await;
+    let path = stack.proxy.folder.path().join("token");
+    let file = path.to_str().expect("plain");
+    proxy::write(&path, &format!("{}\n", admin_token()));
+    let (code, text) = printed(&run(&stack.proxy, &["reload", "--token-file", file]));
+    assert_eq!(code, Some(0), "{text}");
+    proxy::write(&path, &token(serde_json::json!({})));
+    let (code, text) = printed(&run(&stack.proxy, &["reload", "--token-file", file]));
+    assert!(code == Some(1) && text.contains("403"), "{text}");
+    // The secret in the file is not the running one.
+    stack.proxy.write_config(&Stack::config(
+        &stack.store,
+        "jwt: { secret: a-new-secret-of-at-least-32-characters }",
+    ));
+    let (code, text) = printed(&run(&stack.proxy, &["reload"]));
+    assert!(code == Some(1) && text.contains("Invalid signature") && text.contains("--token-file"), "{text}");
+    assert_eq!(stack.proxy.metric("config_generation").await, 2.0);
+}
+
+#[tokio::test]
+async fn reload_satisfies_the_operators_conditions_by_itself() {
+    let claims = "admin: { claims: [{ claim: groups, operator: contains, value: ops }, { claim: a.level, operator: gt, value: 4 }] }";
+    let stack =
+        Stack::with(&format!("{claims}\njwt: {{ secret: {SECRET}, issuer: me, audience: [x, y] }}")).await;
+    let (code, text) = printed(&run(&stack.proxy, &["reload"]));
+    assert_eq!(code, Some(0), "{text}");
+}
+
+#[test]
+fn reload_without_a_server_fails() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("config.yaml");
+    proxy::write(&path, &format!("server: {{ port: {} }}\n{JWT}buckets: []\n", proxy::free_port()));
+    let (code, text) = printed(&proxy::run(&["reload", "--config", path.to_str().expect("plain")]));
+    assert!(code == Some(1) && text.contains("is the server running"), "{text}");
+}
+
+#[tokio::test]
+async fn a_token_opens_what_its_claims_allow() {
+    let more = format!("jwt: {{ secret: {SECRET}, algorithm: HS512, issuer: me, audience: [files] }}");
+    let stack = Stack::with(&more).await;
+    let arguments =
+        ["token", "--claim", "role=admin", "--claim", "level=5", "--claim", "a.b=[true]", "--ttl", "2h"];
+    let (code, text) = printed(&run(&stack.proxy, &arguments));
+    assert_eq!(code, Some(0), "{text}");
+    let token = text.trim();
+    let mut validation = Validation::new(jsonwebtoken::Algorithm::HS512);
+    validation.set_audience(&["files"]);
+    validation.set_issuer(&["me"]);
+    let claims = decode::<Value>(token, &DecodingKey::from_secret(SECRET.as_bytes()), &validation)
+        .expect("valid")
+        .claims;
+    assert_eq!(
+        (&claims["role"], &claims["level"], &claims["a"]["b"][0]),
+        (&"admin".into(), &5.into(), &true.into())
+    );
+    assert!(claims["exp"].as_u64().expect("a number").abs_diff(now() + 7200) < 5);
+    assert_eq!(stack.proxy.get_as("/papers/plan.txt", token).await.status(), 200);
+    assert_eq!(stack.proxy.reload(token).await.0, 200);
+}
+
+#[test]
+fn show_prints_what_is_in_effect() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("config.yaml");
+    proxy::write(
+        &path,
+        "server: { port: \"${PORT:-81}\", threads: 2 }
+jwt: { secret: a-secret-of-at-least-32-characters }
+buckets:
+- { name: photos, path_prefix: /photos, s3: { bucket: my-photos, region: eu-west-1, access_key: AK, secret_key: SK }, auth: { enabled: true } }
+",
+    );
+    let output = proxy::run(&["config", "show", "--config", path.to_str().expect("plain")]);
+    assert_eq!(output.status.code(), Some(0));
+    let expected = include_str!("config/show.expected");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), expected);
+}

@@ -1,0 +1,213 @@
+//! The log and the metrics: complete, of closed sets, and without a secret.
+
+use std::process::Command;
+
+use serde_json::json;
+
+use crate::harness::raw::{self, Raw};
+use crate::harness::*;
+
+#[tokio::test]
+async fn a_request_has_one_line_with_everything_but_its_query() {
+    let stack = Stack::start().await;
+    let ask = async |method: &str, target: &str, id: &str, headers: &[(&str, &str)]| {
+        let headers = [headers, &[("X-Request-Id", id)]].concat();
+        Raw::connect(stack.proxy.address).await.ask(method, target, &headers).await;
+        stack.proxy.access_line(id).await
+    };
+    let line = ask("GET", "/photos/cat.jpg?token=hunter2", "one", &[]).await;
+    for (field, value) in [
+        ("level", json!("INFO")),
+        ("request_id", json!("one")),
+        ("generation", json!(1)),
+        ("bucket", json!("photos")),
+        ("method", json!("GET")),
+        ("path", json!("/photos/cat.jpg")),
+        ("client", json!("127.0.0.1")),
+        ("status", json!(200)),
+        ("bytes", json!(5)),
+    ] {
+        assert_eq!(line[field], value, "{field} in {line}");
+    }
+    assert!(
+        line["duration_ms"].as_f64() >= line["upstream_ms"].as_f64() && line["upstream_ms"].is_number(),
+        "{line}"
+    );
+    assert!(line.get("reason").is_none(), "{line}");
+    let line = ask("GET", "/papers/plan.txt", "two", &[("Authorization", "Bearer hunter2")]).await;
+    assert_eq!((&line["status"], &line["bucket"]), (&json!(401), &json!("-")));
+    assert_eq!(line["reason"], "bad_token: Malformed token");
+    let line = ask("GET", "/nowhere", "three", &[]).await;
+    assert_eq!(line["reason"], "no_route: no bucket is served at this path");
+    assert!(!stack.proxy.log_text().contains("hunter2"));
+    let lines = stack
+        .proxy
+        .log()
+        .into_iter()
+        .filter(|line| line["message"] == "request" && line["path"] != "/readyz");
+    assert_eq!(lines.count(), 3);
+}
+
+#[tokio::test]
+async fn requests_and_rejections_are_counted_by_what_they_were() {
+    let stack = Stack::start().await;
+    let mut raw = Raw::connect(stack.proxy.address).await;
+    for (method, target) in [
+        ("GET", "/photos/cat.jpg"),
+        ("HEAD", "/photos/cat.jpg"),
+        ("GET", "/photos/missing"),
+        ("GET", "/papers/plan.txt"),
+        ("GET", "/nowhere"),
+        ("OPTIONS", "/photos/x"),
+        ("PURGE", "/photos/x"),
+        ("BREW", "/photos/x"),
+    ] {
+        raw.ask(method, target, &[("X-Request-Id", "last")]).await;
+    }
+    let metrics = stack.proxy.metrics().await;
+    let requests =
+        |labels: &str| metrics.get(&format!("yatagarasu_http_requests_total{{{labels}}}")).copied();
+    assert_eq!(requests("bucket=\"photos\",method=\"GET\",status=\"200\""), Some(1.0));
+    assert_eq!(requests("bucket=\"photos\",method=\"HEAD\",status=\"200\""), Some(1.0));
+    assert_eq!(requests("bucket=\"photos\",method=\"GET\",status=\"404\""), Some(1.0));
+    assert_eq!(requests("bucket=\"-\",method=\"GET\",status=\"401\""), Some(1.0));
+    assert_eq!(requests("bucket=\"-\",method=\"OPTIONS\",status=\"204\""), Some(1.0));
+    assert_eq!(requests("bucket=\"-\",method=\"other\",status=\"405\""), Some(2.0));
+    for (reason, count) in [("no_token", 1.0), ("no_route", 1.0), ("method", 2.0)] {
+        assert_eq!(
+            metrics[&format!("yatagarasu_rejections_total{{reason=\"{reason}\"}}")],
+            count,
+            "{reason}"
+        );
+    }
+    assert_eq!(metrics["yatagarasu_http_request_duration_seconds_count{bucket=\"photos\"}"], 3.0);
+    // The request that asks is the one that is under way.
+    assert_eq!(metrics["yatagarasu_http_requests_in_flight"], 1.0);
+    assert_eq!(metrics["yatagarasu_log_lines_dropped_total"], 0.0);
+}
+
+#[tokio::test]
+async fn no_label_comes_from_a_requests_text() {
+    let stack = Stack::start().await;
+    let before = stack.proxy.metrics().await.len();
+    for number in 0..200 {
+        let mut raw = Raw::connect(stack.proxy.address).await;
+        raw.ask(&format!("M{number}"), &format!("/p{number}"), &[("Host", "proxy")]).await;
+        raw::ask(stack.proxy.address, "GET", &format!("/p{number}?q{number}")).await;
+    }
+    let after = stack.proxy.metrics().await;
+    assert!(after.len() < before + 40, "{} samples became {}", before, after.len());
+    assert!(!after.keys().any(|sample| sample.contains("p1") || sample.contains("M1")), "{:?}", after.keys());
+}
+
+/// Secrets in every place that has one, and in places where one may end up by mistake.
+const PLANTED: [&str; 9] = [
+    "planted-jwt-secret-0123456789-abcdefgh",
+    "PLANTEDACCESSKEY",
+    "planted-secret-key",
+    "planted-session-token",
+    "planted-region-from-the-environment",
+    "planted-endpoint-password",
+    "planted-port",
+    "planted-client-token",
+    "planted-query-token",
+];
+
+#[tokio::test]
+async fn no_output_ever_holds_a_secret() {
+    let [jwt, access, secret, session, region, _, port, ..] = PLANTED;
+    let store = Store::start().await;
+    let environment =
+        [("JWT", jwt), ("AK", access), ("SK", secret), ("ST", session), ("REGION", region), ("PORT", port)];
+    let good = |secret: &str| {
+        bucket("photos", "/photos", &store, PRIVATE)
+            .replace(store::ACCESS_KEY, access)
+            .replace(store::SECRET_KEY, secret)
+            .replace("secret_key:", &format!("session_token: {session}, secret_key:"))
+    };
+    let config = |buckets: &str| format!("jwt: {{ secret: {jwt} }}\nbuckets:\n{buckets}");
+    let surroundings = Surroundings {
+        environment: environment
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into_iter()
+            .chain([("RUST_LOG".to_owned(), "trace".to_owned())])
+            .collect(),
+        hosts: None,
+    };
+    let proxy = Proxy::start_in(&config(&good(secret)), surroundings).await;
+    let mut outputs = String::new();
+    let key = jsonwebtoken::EncodingKey::from_secret(jwt.as_bytes());
+    let claims = json!({ "exp": token::now() + 600, "role": "admin" });
+    let admin = token::signed(jsonwebtoken::Algorithm::HS256, &key, &claims);
+
+    // Requests: answers of the store, bad tokens, malformed ones.
+    let mut raw = Raw::connect(proxy.address).await;
+    let bearer = format!("Bearer {admin}");
+    for headers in [
+        &[("Authorization", bearer.as_str())][..],
+        &[("Authorization", "Bearer planted-client-token")],
+        &[("Cookie", "planted-client-token")],
+    ] {
+        let answer = raw.ask("GET", "/photos/cat.jpg?x=planted-query-token", headers).await;
+        outputs += &format!("{answer:?}{}", String::from_utf8_lossy(&answer.body));
+    }
+    for bytes in [
+        "GET /photos/x?planted-query-token HTTP/1.1\r\nHost: a\r\nbad header planted-client-token\r\n\r\n",
+        "GET /planted-query-token \r\n\r\n",
+    ] {
+        let mut raw = Raw::connect(proxy.address).await;
+        raw.send(bytes).await;
+        drop(raw.rest().await);
+    }
+
+    // Files: good, and wrong in every way that could make a message quote what it should not.
+    let breakages = [
+        config(&good("planted-secret-key-two")),
+        config(&good("planted-secret-key").replace("us-east-1", "\"${REGION}_\"")),
+        config(&good("[planted-secret-key]")),
+        config(&good("planted-secret-key").replace("session_token:", "session_tokem:")),
+        config(&good("planted-secret-key").replace("http://", "http://user:planted-endpoint-password@")),
+        config(&good("\"planted-secret-key with a space\"")),
+        config(&good("planted-secret-key")).replace(jwt, &format!("[{jwt}]")),
+        config(&good("planted-secret-key")).replace(jwt, &format!("{jwt}: {jwt}")),
+        config(&good("planted-secret-key")).replace("secret: planted", "secret: \"${planted"),
+        config(&good("planted-secret-key")).replace(&format!("{{ secret: {jwt} }}"), jwt),
+        config(&good("planted-secret-key")).replace("buckets:", "\tbuckets:"),
+        format!(
+            "server: {{ address: \"${{SK}}\", port: \"${{PORT}}\", threads: \"${{SK}}\" }}\njwt: {{ secret: \"${{JWT}}\", algorithm: \"${{SK}}\", issuer: [\"${{JWT}}\"] }}\nbuckets: [{{ name: \"${{SK}}!\", path_prefix: \"${{SK}}\", s3: \"${{SK}}\", auth: \"${{SK}}\" }}]\n"
+        ),
+        format!(
+            "admin: {{ claims: [{{ claim: \"${{SK}}..\", operator: \"${{SK}}\", value: \"${{SK}}\" }}, {{ claim: a, operator: gt, value: \"${{SK}}\" }}] }}\njwt: {{ secret: {jwt}, token_sources: [{{ type: \"${{SK}}\", name: \"${{SK}} \" }}, {{ type: query, name: \"${{SK}} \" }}] }}\nbuckets: [\"${{SK}}\"]\n"
+        ),
+    ];
+    for (index, file) in breakages.iter().enumerate() {
+        proxy.write_config(file);
+        let (status, answer) = proxy.reload(&admin).await;
+        assert_eq!(status == 200, index == 0, "file {index}: {answer}");
+        outputs += &answer.to_string();
+        proxy.hangup().await;
+        for arguments in [&["--validate"][..], &["config", "show"], &["reload"], &["token"], &[]] {
+            let mut command = Command::new(proxy::PROGRAM);
+            command.args(arguments).arg("--config").arg(proxy.config_path());
+            command.env_clear().envs(environment.map(|(name, value)| (name, value.to_owned())));
+            if arguments.is_empty() && index == 0 {
+                continue;
+            }
+            let output = command.output().expect("the program starts");
+            outputs += &String::from_utf8([output.stdout, output.stderr].concat()).expect("a text");
+        }
+    }
+    for target in ["/metrics", "/admin/status"] {
+        outputs += &proxy.get_as(target, &admin).await.text().await.expect("a text");
+    }
+    outputs += &proxy.log_text();
+
+    assert!(outputs.contains("[redacted]") && outputs.len() > 10_000, "too little was looked at");
+    for secret in PLANTED {
+        let found =
+            outputs.find(secret).map(|at| &outputs[at.saturating_sub(200)..(at + 60).min(outputs.len())]);
+        assert!(found.is_none(), "{secret} in …{}", found.unwrap_or_default());
+    }
+    // Signatures and tokens neither.
+    assert!(!outputs.contains("Signature=") && !outputs.contains(&admin));
+}
