@@ -129,8 +129,8 @@ impl<T> RouteTable<T> {
                 let rest = &path[end..];
                 return Some((route, rest.strip_prefix('/').unwrap_or(rest)));
             }
-            let within_reach = &path.as_bytes()[..end.min(self.longest + 1)];
-            end = within_reach.iter().rposition(|byte| *byte == b'/')?;
+            let mut within_reach = path.as_bytes().iter().take(end.min(self.longest + 1));
+            end = within_reach.rposition(|byte| *byte == b'/')?;
         }
     }
 

@@ -1,5 +1,7 @@
 //! Conditions on the claims of a token.
 
+use std::cmp::Ordering;
+
 use serde_json::{Map, Number, Value};
 use thiserror::Error;
 
@@ -111,10 +113,10 @@ impl Condition {
                 _ => false,
             },
             Test::Exists => true,
-            Test::Gt(limit) => ordering(limit).is_some_and(|ordering| ordering.is_gt()),
-            Test::Gte(limit) => ordering(limit).is_some_and(|ordering| ordering.is_ge()),
-            Test::Lt(limit) => ordering(limit).is_some_and(|ordering| ordering.is_lt()),
-            Test::Lte(limit) => ordering(limit).is_some_and(|ordering| ordering.is_le()),
+            Test::Gt(limit) => ordering(limit).is_some_and(Ordering::is_gt),
+            Test::Gte(limit) => ordering(limit).is_some_and(Ordering::is_ge),
+            Test::Lt(limit) => ordering(limit).is_some_and(Ordering::is_lt),
+            Test::Lte(limit) => ordering(limit).is_some_and(Ordering::is_le),
         }
     }
 
@@ -168,13 +170,13 @@ pub fn insert(claims: &mut Claims, path: &str, value: Value) {
 /// Equal, where `1` and `1.0` are the same number and `1` and `"1"` are not the same value.
 fn same(a: &Value, b: &Value) -> bool {
     match (a, b) {
-        (Value::Number(a), Value::Number(b)) => compare(a, b).is_some_and(|ordering| ordering.is_eq()),
+        (Value::Number(a), Value::Number(b)) => compare(a, b).is_some_and(Ordering::is_eq),
         _ => a == b,
     }
 }
 
 /// Integers exactly, everything else as floating point.
-fn compare(a: &Number, b: &Number) -> Option<std::cmp::Ordering> {
+fn compare(a: &Number, b: &Number) -> Option<Ordering> {
     match (a.as_i128(), b.as_i128()) {
         (Some(a), Some(b)) => Some(a.cmp(&b)),
         _ => a.as_f64()?.partial_cmp(&b.as_f64()?),

@@ -62,8 +62,11 @@ pub fn section<T: DeserializeOwned + Default>(
                 continue;
             }
         }
-        let removable = steps.iter().rposition(|step| matches!(step, Step::Key(_)));
-        if !removable.is_some_and(|last| remove(&mut tree, &steps[..=last])) {
+        let mut removable = steps;
+        while matches!(removable.last(), Some(Step::Index(_))) {
+            removable.pop();
+        }
+        if !remove(&mut tree, &removable) {
             if !problems.any_at(&here) {
                 problems.push(here, format!("expected {}", wanted.name()));
             }

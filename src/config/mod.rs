@@ -136,7 +136,7 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
 
 fn parse(bytes: &[u8], directory: &Path) -> Result<Config, Problems> {
     let text = std::str::from_utf8(bytes).map_err(|error| {
-        let line = bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count() + 1;
+        let line = bytes.iter().take(error.valid_up_to()).filter(|byte| **byte == b'\n').count() + 1;
         Problems::one(Place::root(), Some(line), "the file is not UTF-8; save it as UTF-8")
     })?;
     let mut tree: Value = serde_yaml::from_str(text).map_err(|error| {

@@ -112,7 +112,8 @@ impl Problems {
 
     /// Whether a place is within something that is known to be wrong.
     pub fn any_above(&self, place: &Place) -> bool {
-        (1..place.0.len()).any(|depth| self.places.contains(&Place(place.0[..depth].to_vec())))
+        let above = (1..place.0.len()).filter_map(|depth| place.0.get(..depth));
+        above.map(|steps| Place(steps.to_vec())).any(|place| self.places.contains(&place))
     }
 
     /// Whether something is already known to be wrong at or below a place.
@@ -164,7 +165,7 @@ impl std::error::Error for Problems {}
 /// place, where an error is raised.
 fn line_of(text: &str, steps: &[Step]) -> Option<usize> {
     (1..=steps.len()).rev().find_map(|depth| {
-        let error = Seek(&steps[..depth]).deserialize(serde_yaml::Deserializer::from_str(text)).err()?;
+        let error = Seek(steps.get(..depth)?).deserialize(serde_yaml::Deserializer::from_str(text)).err()?;
         Some(error.location()?.line())
     })
 }

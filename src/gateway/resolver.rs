@@ -74,7 +74,7 @@ impl Resolver {
         let name = self.name(host);
         let known = name.addresses.borrow().clone().unwrap_or_default();
         let preferred = name.preferred.load(Ordering::Relaxed);
-        if !known.is_empty() && known[preferred % known.len()] == address {
+        if at(&known, preferred) == Some(address) {
             // Another request may have done so already.
             let _ = name.preferred.compare_exchange(
                 preferred,
@@ -143,15 +143,18 @@ impl Name {
     /// Takes over new addresses and stays with the preferred one if it is still among them.
     fn learn(&self, mut addresses: Vec<IpAddr>) {
         let known = self.addresses.borrow().clone().unwrap_or_default();
-        if !known.is_empty() {
-            let preferred = known[self.preferred.load(Ordering::Relaxed) % known.len()];
-            if let Some(position) = addresses.iter().position(|address| *address == preferred) {
-                addresses.rotate_left(position);
-            }
+        let preferred = at(&known, self.preferred.load(Ordering::Relaxed));
+        if let Some(position) = addresses.iter().position(|address| Some(*address) == preferred) {
+            addresses.rotate_left(position);
         }
         self.preferred.store(0, Ordering::Relaxed);
         self.addresses.send_replace(Some(addresses.into()));
     }
+}
+
+/// The address at a position that only ever grows.
+fn at(addresses: &[IpAddr], position: usize) -> Option<IpAddr> {
+    addresses.get(position.checked_rem(addresses.len())?).copied()
 }
 
 async fn look_up(host: &str) -> Result<Vec<IpAddr>, String> {

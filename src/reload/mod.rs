@@ -109,7 +109,7 @@ impl Reloader {
 
     /// Asks for a reload without waiting for it.
     pub fn trigger(&self, trigger: Trigger) {
-        let _ = self.request(trigger);
+        drop(self.request(trigger));
     }
 
     /// Asks for a reload and waits for the outcome of a run that started after this call. `None`

@@ -173,9 +173,7 @@ async fn no_output_ever_holds_a_secret() {
         config(&good("planted-secret-key")).replace("secret: planted", "secret: \"${planted"),
         config(&good("planted-secret-key")).replace(&format!("{{ secret: {jwt} }}"), jwt),
         config(&good("planted-secret-key")).replace("buckets:", "\tbuckets:"),
-        format!(
-            "server: {{ address: \"${{SK}}\", port: \"${{PORT}}\", threads: \"${{SK}}\" }}\njwt: {{ secret: \"${{JWT}}\", algorithm: \"${{SK}}\", issuer: [\"${{JWT}}\"] }}\nbuckets: [{{ name: \"${{SK}}!\", path_prefix: \"${{SK}}\", s3: \"${{SK}}\", auth: \"${{SK}}\" }}]\n"
-        ),
+        "server: { address: \"${SK}\", port: \"${PORT}\", threads: \"${SK}\" }\njwt: { secret: \"${JWT}\", algorithm: \"${SK}\", issuer: [\"${JWT}\"] }\nbuckets: [{ name: \"${SK}!\", path_prefix: \"${SK}\", s3: \"${SK}\", auth: \"${SK}\" }]\n".to_owned(),
         format!(
             "admin: {{ claims: [{{ claim: \"${{SK}}..\", operator: \"${{SK}}\", value: \"${{SK}}\" }}, {{ claim: a, operator: gt, value: \"${{SK}}\" }}] }}\njwt: {{ secret: {jwt}, token_sources: [{{ type: \"${{SK}}\", name: \"${{SK}} \" }}, {{ type: query, name: \"${{SK}} \" }}] }}\nbuckets: [\"${{SK}}\"]\n"
         ),

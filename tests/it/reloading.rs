@@ -443,9 +443,9 @@ async fn two_hundred_reloads_under_traffic_harm_no_request() {
             proxy.hangup().await;
         }
         if is_valid {
-            valid += 1
+            valid += 1;
         } else {
-            invalid += 1
+            invalid += 1;
         }
         confirmed.store(valid + 1, Ordering::SeqCst);
     }
