@@ -39,9 +39,6 @@ impl Admission {
     }
 }
 
-/// The methods of the traffic port.
-pub const METHODS: &str = "GET, HEAD, OPTIONS";
-
 /// Decides; touches no socket, clock or counter.
 pub fn admit(generation: &Generation, request: &Parts, now: SystemTime) -> Result<Admission, Rejection> {
     if request.method != Method::GET && request.method != Method::HEAD {

@@ -25,9 +25,9 @@ use crate::admin::{Endpoint, Operators};
 use crate::answer::Answer;
 use crate::s3;
 use access::{Access, CLIENT_CLOSED, count_upstream_error};
-use admission::{METHODS, admit};
+use admission::admit;
 use context::{Context, Replacement, Upstream};
-use rejection::{Rejection, UpstreamError};
+use rejection::{METHODS, Rejection, UpstreamError};
 use resolver::Resolver;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

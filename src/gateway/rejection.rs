@@ -6,11 +6,13 @@ use pingora::{Error, ErrorSource, ErrorType};
 use serde_json::json;
 use thiserror::Error;
 
-use super::admission::METHODS;
 use crate::answer::Answer;
 use crate::auth::Denied;
 use crate::routing::InvalidPath;
 use crate::s3;
+
+/// The methods of the traffic port, as in an `Allow` header.
+pub const METHODS: &str = "GET, HEAD, OPTIONS";
 
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Rejection {

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
@@ -331,4 +333,52 @@ async fn a_request_cut_short_harms_nobody() {
     }
     assert_eq!(raw::ask(stack.proxy.address, "GET", "/photos/cat.jpg").await.body, b"a cat");
     assert!(!stack.proxy.log_text().contains("panicked"));
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_be_reached_in_time_is_a_gateway_timeout() {
+    // A full backlog: the kernel drops what would connect.
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind("127.0.0.1:0".parse().expect("an address")).expect("bound");
+    let listener = socket.listen(1).expect("listening");
+    let address = listener.local_addr().expect("bound");
+    let mut waiting = Vec::new();
+    while let Ok(Ok(stream)) = timeout(Duration::from_millis(300), TcpStream::connect(address)).await {
+        waiting.push(stream);
+    }
+    let proxy = proxy_for(&format!("http://{address}")).await;
+    let started = Instant::now();
+    assert_s3_error(proxy.get("/photos/a").await, 504, "RequestTimeout").await;
+    assert!(
+        (Duration::from_millis(900)..Duration::from_secs(4)).contains(&started.elapsed()),
+        "{:?}",
+        started.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn an_idle_connection_to_the_store_is_closed() {
+    let ended = Arc::new(AtomicUsize::new(0));
+    let counter = ended.clone();
+    let store = Faulty::start(move |mut stream, _| {
+        let ended = counter.clone();
+        async move {
+            read_request(&mut stream).await;
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+            swallow(stream).await;
+            ended.fetch_add(1, Ordering::SeqCst);
+        }
+    })
+    .await;
+    let bucket = bucket_at("photos", "/photos", &store.url(), PUBLIC)
+        .replace("s3: {", "s3: { timeouts: { idle_seconds: 0.5 },");
+    let proxy = Proxy::start(&format!("buckets:\n{bucket}")).await;
+    let started = Instant::now();
+    assert_eq!(proxy.get("/photos/a").await.status(), 200);
+    eventually("the connection is closed", async || (ended.load(Ordering::SeqCst) == 1).then_some(())).await;
+    assert!(
+        (Duration::from_millis(400)..Duration::from_secs(5)).contains(&started.elapsed()),
+        "{:?}",
+        started.elapsed()
+    );
 }

@@ -1,0 +1,296 @@
+//! The `buckets` list.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+
+use super::Validator;
+use super::jwt::Jwt;
+use crate::auth::Rule;
+use crate::config::problem::Place;
+use crate::config::{Bucket, Timeouts, Trust, file};
+use crate::routing::Prefix;
+use crate::s3::sigv4::{Credentials, Signer};
+use crate::s3::{self, Addressing, Endpoint, InvalidBucket, Scheme};
+use crate::secret::Secret;
+
+impl Validator<'_, '_> {
+    pub fn buckets(
+        &mut self,
+        buckets: &mut [file::Bucket],
+        place: &Place,
+        jwt: Option<&Jwt>,
+    ) -> Vec<(Prefix, Arc<Bucket>)> {
+        let mut valid = Vec::new();
+        let mut prefixes: BTreeMap<Prefix, Vec<(usize, String)>> = BTreeMap::new();
+        let mut names: HashMap<String, usize> = HashMap::new();
+        for (index, bucket) in buckets.iter_mut().enumerate() {
+            let place = place.index(index);
+            let name = self.name(bucket.name.as_ref(), &place.key("name"), &mut names, index);
+            let prefix = self.prefix(bucket.path_prefix.as_ref(), &place.key("path_prefix"));
+            if let Some(prefix) = &prefix {
+                let shown = name.clone().unwrap_or_else(|| place.to_string());
+                prefixes.entry(prefix.clone()).or_default().push((index, shown));
+            }
+            let rule = self.rule(bucket.auth.as_ref(), &place, name.as_deref(), jwt);
+            let s3_place = place.key("s3");
+            let store = match &mut bucket.s3 {
+                Some(s3) => self.store(s3, &s3_place),
+                None => {
+                    self.missing(s3_place, "say which bucket of which store");
+                    None
+                }
+            };
+            if let (Some(name), Some(prefix), Some(rule), Some((store, signer, trust, timeouts))) =
+                (name, prefix, rule, store)
+            {
+                valid.push((prefix, Arc::new(Bucket { name, rule, store, signer, trust, timeouts })));
+            }
+        }
+        for (prefix, holders) in prefixes {
+            if let [_, .., (last, _)] = holders.as_slice() {
+                let names: Vec<&str> = holders.iter().map(|(_, name)| name.as_str()).collect();
+                // The wording of this one is fixed by the documentation.
+                let message =
+                    format!("Duplicate path_prefix '{prefix}' found in buckets: {}", names.join(", "));
+                self.problems.push(place.index(*last).key("path_prefix"), message);
+            }
+        }
+        valid
+    }
+
+    fn name(
+        &mut self,
+        name: Option<&String>,
+        place: &Place,
+        names: &mut HashMap<String, usize>,
+        index: usize,
+    ) -> Option<String> {
+        let name = self.required(name, place, "name the bucket; logs and metrics use the name")?;
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        let begins = name.starts_with(|c: char| c.is_ascii_alphanumeric());
+        if name.len() > 63 || !begins || !name.bytes().all(allowed) {
+            let why = "is not a name; use up to 63 letters, digits, `.`, `_` and `-`, beginning with a letter or a digit";
+            self.refuse(place, name, why);
+            return None;
+        }
+        if let Some(first) = names.insert(name.to_owned(), index) {
+            self.refuse(place, name, format!("is also the name of buckets[{first}]; choose another"));
+        }
+        Some(name.to_owned())
+    }
+
+    fn prefix(&mut self, prefix: Option<&String>, place: &Place) -> Option<Prefix> {
+        let text = self.required(prefix, place, "write it as `/name`")?;
+        match Prefix::parse(text) {
+            Ok(prefix) => Some(prefix),
+            Err(why) => {
+                self.refuse(place, text, why);
+                None
+            }
+        }
+    }
+
+    fn rule(
+        &mut self,
+        auth: Option<&file::Auth>,
+        bucket: &Place,
+        name: Option<&str>,
+        jwt: Option<&Jwt>,
+    ) -> Option<Rule> {
+        let place = bucket.key("auth");
+        let more = auth.map(|auth| self.conditions(&auth.claims, &place.key("claims"))).unwrap_or_default();
+        match (auth, jwt) {
+            (None, _) => {
+                if !self.problems.any_at(&place) {
+                    self.warnings.push(format!(
+                        "{place}: bucket `{}` is public, because it has no `auth`; write `auth: {{ enabled: false }}` if that is meant",
+                        name.unwrap_or_default(),
+                    ));
+                }
+                Some(Rule::Public)
+            }
+            (Some(auth), _) if !auth.enabled => Some(Rule::Public),
+            (Some(_), None) => {
+                self.problems.push(
+                    place.key("enabled"),
+                    "authentication needs keys, and there is no `jwt` block; add one, or set `enabled: false`",
+                );
+                None
+            }
+            (Some(_), Some(jwt)) if !jwt.enabled => Some(Rule::Public),
+            (Some(_), Some(jwt)) => jwt.rule(jwt.sources.clone(), more),
+        }
+    }
+
+    fn store(&mut self, s3: &mut file::S3, place: &Place) -> Option<(s3::Bucket, Signer, Trust, Timeouts)> {
+        let timeouts = self.timeouts(&s3.timeouts, &place.key("timeouts"));
+        let credentials = self.credentials(s3, place);
+        let region = self.region(s3.region.as_ref(), &place.key("region"));
+        let endpoint = match (&s3.endpoint, &region) {
+            (Some(text), _) => self.endpoint(text, &place.key("endpoint")),
+            (None, Some(region)) => Some(Endpoint::aws(region)),
+            (None, None) => None,
+        };
+        let trust = self.trust(s3.ca_file.as_ref(), &place.key("ca_file"), endpoint.as_ref());
+        let name = self.required(s3.bucket.as_ref(), &place.key("bucket"), "name the bucket in the store");
+        let addressing = self.addressing(s3.addressing.as_deref(), name, s3.endpoint.is_some(), place)?;
+        let written = match addressing {
+            Addressing::Path => "path",
+            Addressing::Virtual => "virtual",
+        };
+        let store = match s3::Bucket::new(name?, endpoint?, addressing) {
+            Ok(store) => Some(store),
+            Err(why @ InvalidBucket::Name) => {
+                self.refuse(&place.key("bucket"), name?, why);
+                None
+            }
+            Err(why @ InvalidBucket::VirtualAddress) => {
+                self.refuse(&place.key("addressing"), written, why);
+                None
+            }
+        };
+        s3.addressing = Some(written.to_owned());
+        Some((store?, Signer::new(credentials?, &region?), trust?, timeouts))
+    }
+
+    fn timeouts(&mut self, timeouts: &file::Timeouts, place: &Place) -> Timeouts {
+        let mut positive = |seconds: f64, key: &str| self.seconds(seconds, 0.001, &place.key(key));
+        Timeouts {
+            connect: positive(timeouts.connect_seconds, "connect_seconds"),
+            read: positive(timeouts.read_seconds, "read_seconds"),
+            write: positive(timeouts.write_seconds, "write_seconds"),
+            idle: positive(timeouts.idle_seconds, "idle_seconds"),
+            total: positive(timeouts.total_seconds, "total_seconds"),
+        }
+    }
+
+    /// Both keys, or neither and then those of the environment.
+    fn credentials(&mut self, s3: &mut file::S3, place: &Place) -> Option<Credentials> {
+        if self.problems.any_at(&place.key("access_key")) || self.problems.any_at(&place.key("secret_key")) {
+            return None;
+        }
+        match (&s3.access_key, &s3.secret_key) {
+            (Some(_), Some(_)) => {}
+            (Some(_), None) => self.missing(place.key("secret_key"), "it belongs to `access_key`"),
+            (None, Some(_)) => self.missing(place.key("access_key"), "it belongs to `secret_key`"),
+            (None, None) => {
+                let variable =
+                    |name| std::env::var(name).ok().filter(|value| !value.is_empty()).map(Secret::new);
+                s3.access_key = variable("AWS_ACCESS_KEY_ID");
+                s3.secret_key = variable("AWS_SECRET_ACCESS_KEY");
+                s3.session_token = variable("AWS_SESSION_TOKEN");
+                if s3.access_key.is_none() || s3.secret_key.is_none() {
+                    self.problems.push(
+                        place.key("access_key"),
+                        "is missing, as is `secret_key`, and AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are not both set in the environment; give the keys here or there",
+                    );
+                }
+            }
+        }
+        // An empty token is how a file says that there is none.
+        s3.session_token = s3.session_token.take().filter(|token| !token.is_empty());
+        for (key, secret) in [
+            ("access_key", &s3.access_key),
+            ("secret_key", &s3.secret_key),
+            ("session_token", &s3.session_token),
+        ] {
+            // They become a part of headers.
+            let printable = |secret: &Secret| secret.expose().bytes().all(|byte| byte.is_ascii_graphic());
+            if secret.as_ref().is_some_and(|secret| secret.is_empty() || !printable(secret)) {
+                self.problems.push(
+                    place.key(key),
+                    "is empty or holds a character that a key cannot have, perhaps a space or a line break",
+                );
+            }
+        }
+        Some(Credentials {
+            access_key: s3.access_key.clone()?,
+            secret_key: s3.secret_key.clone()?,
+            session_token: s3.session_token.clone(),
+        })
+    }
+
+    fn region(&mut self, region: Option<&String>, place: &Place) -> Option<String> {
+        let region =
+            self.required(region, place, "name it, as `eu-west-1`; stores without regions take `us-east-1`")?;
+        if !s3::is_region(region) {
+            self.refuse(place, region, "is not a region name; use letters, digits and `-`");
+            return None;
+        }
+        Some(region.to_owned())
+    }
+
+    fn endpoint(&mut self, text: &str, place: &Place) -> Option<Endpoint> {
+        match Endpoint::parse(text) {
+            Ok(endpoint) => Some(endpoint),
+            Err(why @ s3::InvalidEndpoint::UserInfo) => {
+                self.problems.push(place.clone(), format!("the endpoint {why}"));
+                None
+            }
+            Err(why) => {
+                self.refuse(place, text, why);
+                None
+            }
+        }
+    }
+
+    fn addressing(
+        &mut self,
+        written: Option<&str>,
+        bucket: Option<&str>,
+        has_endpoint: bool,
+        place: &Place,
+    ) -> Option<Addressing> {
+        match written {
+            Some("path") => Some(Addressing::Path),
+            Some("virtual") => Some(Addressing::Virtual),
+            Some(other) => {
+                self.refuse(
+                    &place.key("addressing"),
+                    other,
+                    "is not an addressing style; use path or virtual",
+                );
+                None
+            }
+            // A name with a dot is two labels, and the certificate of AWS covers one.
+            None if has_endpoint || bucket.is_some_and(|name| name.contains('.')) => Some(Addressing::Path),
+            None => Some(Addressing::Virtual),
+        }
+    }
+
+    fn trust(
+        &mut self,
+        ca_file: Option<&String>,
+        place: &Place,
+        endpoint: Option<&Endpoint>,
+    ) -> Option<Trust> {
+        let Some(path) = ca_file else { return Some(Trust::default()) };
+        if endpoint.is_some_and(|endpoint| endpoint.scheme == Scheme::Http) {
+            self.warnings.push(format!("{place}: is not used, because the endpoint is http"));
+        }
+        let pem = match self.references.file(Path::new(path)) {
+            Ok(pem) => pem,
+            Err(why) => {
+                self.refuse(place, path, format!("cannot be read: {why}"));
+                return None;
+            }
+        };
+        let certificates: Result<Vec<CertificateDer<'_>>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+        let roots = certificates.unwrap_or_default();
+        let usable = |certificate: &CertificateDer<'_>| {
+            // Both parsers will see it when a connection is made; the second one must not fail there.
+            RootCertStore::empty().add(certificate.clone()).is_ok()
+                && x509_parser::parse_x509_certificate(certificate).is_ok()
+        };
+        if roots.is_empty() || !roots.iter().all(usable) {
+            self.refuse(place, path, "holds no usable certificates; give a bundle in PEM");
+            return None;
+        }
+        Some(Trust { roots: roots.into_iter().map(|certificate| certificate.to_vec()).collect() })
+    }
+}

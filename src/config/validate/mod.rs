@@ -1,0 +1,159 @@
+//! From the file as written to the types that the program works with. Collects every problem.
+
+mod buckets;
+mod jwt;
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use super::file::{self, File};
+use super::problem::{Place, Problems};
+use super::reference::References;
+use super::{Config, Operators, Server};
+use crate::auth::Rule;
+use crate::auth::claims::Condition;
+use crate::auth::token::Source;
+use jwt::Jwt;
+
+/// A day, the longest that anything may be made to wait.
+const MAX_SECONDS: f64 = 86_400.0;
+
+/// More threads than this are a typing mistake.
+const MAX_THREADS: u64 = 1024;
+
+/// The configuration, without its digest; `None` or a problem where it is not valid.
+pub fn validate(mut file: File, references: &mut References<'_>, problems: &mut Problems) -> Option<Config> {
+    let mut validator = Validator { references, problems, warnings: Vec::new() };
+    let root = Place::root();
+    let server = validator.server(&file.server, &root.key("server"));
+    let jwt = file.jwt.as_ref().map(|jwt| validator.jwt(jwt, &root.key("jwt")));
+    let operators = validator.operators(&file.admin, &root.key("admin"), jwt.as_ref(), server.as_ref());
+    let buckets = validator.buckets(&mut file.buckets, &root.key("buckets"), jwt.as_ref());
+    let warnings = validator.warnings;
+    let effective = serde_yaml::to_value(&file);
+    let operators = operators?;
+    Some(Config {
+        server: server?,
+        minting: jwt.and_then(|jwt| jwt.minting(operators.conditions)),
+        operators: Operators { listen: operators.listen, rule: operators.rule },
+        routes: buckets.into_iter().collect(),
+        warnings,
+        digest: String::new(),
+        effective: effective.ok()?,
+    })
+}
+
+struct ValidOperators {
+    listen: Option<SocketAddr>,
+    rule: Rule,
+    conditions: Vec<Condition>,
+}
+
+struct Validator<'v, 'r> {
+    references: &'v mut References<'r>,
+    problems: &'v mut Problems,
+    warnings: Vec<String>,
+}
+
+impl Validator<'_, '_> {
+    /// A problem with a value, which is quoted as it was written: what a reference was filled in
+    /// with may be a secret.
+    fn refuse(&mut self, place: &Place, value: &str, why: impl std::fmt::Display) {
+        let message = match self.references.written.get(place) {
+            Some(reference) => format!("the value of `{reference}` {why}"),
+            None => format!("`{value}` {why}"),
+        };
+        self.problems.push(place.clone(), message);
+    }
+
+    fn missing(&mut self, place: Place, remedy: &str) {
+        if !self.problems.any_at(&place) && !self.problems.any_above(&place) {
+            self.problems.push(place, format!("is missing; {remedy}"));
+        }
+    }
+
+    /// A text that must be there and must not be empty.
+    fn required<'t>(&mut self, text: Option<&'t String>, place: &Place, remedy: &str) -> Option<&'t str> {
+        let text = text.map(String::as_str).filter(|text| !text.is_empty());
+        if text.is_none() {
+            self.missing(place.clone(), remedy);
+        }
+        text
+    }
+
+    fn server(&mut self, server: &file::Server, place: &Place) -> Option<Server> {
+        let listen = self.socket(&server.address, Some(server.port), place);
+        let threads = server.threads;
+        if !(1..=MAX_THREADS).contains(&threads) {
+            let why = format!("is not a number of threads; use 1 to {MAX_THREADS}");
+            self.refuse(&place.key("threads"), &threads.to_string(), why);
+        }
+        Some(Server {
+            generation_header: server.generation_header,
+            keepalive: self.seconds(server.keepalive_seconds as f64, 1.0, &place.key("keepalive_seconds")),
+            shutdown_grace: self.seconds(
+                server.shutdown_grace_seconds as f64,
+                0.0,
+                &place.key("shutdown_grace_seconds"),
+            ),
+            threads: usize::try_from(threads).ok()?,
+            listen: listen?,
+        })
+    }
+
+    fn socket(&mut self, address: &str, port: Option<u64>, place: &Place) -> Option<SocketAddr> {
+        let ip: Option<IpAddr> = address.parse().ok();
+        if ip.is_none() {
+            let why = "is not an IP address; use `0.0.0.0` or `::` for every interface, `127.0.0.1` for this machine";
+            self.refuse(&place.key("address"), address, why);
+        }
+        let port = port?;
+        let valid = u16::try_from(port).ok().filter(|port| *port > 0);
+        if valid.is_none() {
+            self.refuse(&place.key("port"), &port.to_string(), "is not a port; use 1 to 65535");
+        }
+        Some(SocketAddr::new(ip?, valid?))
+    }
+
+    fn seconds(&mut self, seconds: f64, least: f64, place: &Place) -> Duration {
+        let above = if least > 0.0 { seconds >= least } else { seconds >= 0.0 };
+        if above && seconds <= MAX_SECONDS {
+            return Duration::from_secs_f64(seconds);
+        }
+        self.refuse(place, &seconds.to_string(), format!("is out of range; use {least} to {MAX_SECONDS}"));
+        Duration::ZERO
+    }
+
+    fn operators(
+        &mut self,
+        admin: &file::Admin,
+        place: &Place,
+        jwt: Option<&Jwt>,
+        server: Option<&Server>,
+    ) -> Option<ValidOperators> {
+        let listen = self.socket(&admin.address, admin.port, place);
+        if let (Some(listen), Some(server)) = (listen, server)
+            && listen.port() == server.listen.port()
+            && (listen.ip() == server.listen.ip() || server.listen.ip().is_unspecified())
+        {
+            let why = "is the traffic port; choose another, or leave `admin.port` out to share it";
+            self.refuse(&place.key("port"), &listen.port().to_string(), why);
+        }
+        if admin.claims.is_empty() && !self.problems.any_at(&place.key("claims")) {
+            self.problems.push(
+                place.key("claims"),
+                "is empty, so every reader's token would be an operator's; leave the key out for `role` equals `admin`",
+            );
+        }
+        let conditions = self.conditions(&admin.claims, &place.key("claims"));
+        let rule = match jwt {
+            Some(jwt) if jwt.enabled => {
+                let more = jwt.sources.iter().filter(|s| s.is_for_operators() && **s != Source::Bearer);
+                let sources = std::iter::once(Source::Bearer).chain(more.cloned()).collect();
+                jwt.rule(sources, conditions.clone())?
+            }
+            _ => Rule::Closed,
+        };
+        Some(ValidOperators { listen, rule, conditions })
+    }
+}
