@@ -33,7 +33,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const TICK: Duration = Duration::from_millis(10);
 
 /// What both the reload and `--validate` say of the broken edit.
-const DUPLICATE: &str = "Duplicate path_prefix '/manual' found in buckets: docs, films";
+const DUPLICATE: &str =
+    "buckets[1].path_prefix (line 18): Duplicate path_prefix '/manual' found in buckets: docs, films";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use pingora::apps::{HttpServerApp, ServerApp};
+use pingora::apps::{HttpServerApp, HttpServerOptions, ServerApp};
 use pingora::protocols::GetSocketDigest;
 use pingora::protocols::SocketDigest;
 use pingora::protocols::l4::stream::Stream;
@@ -80,7 +80,9 @@ pub fn run(path: &Path, config: Config, signals: Caught, log: logging::Guard) ->
     let gateway = |surface| Gateway { surface, operators: operators.clone(), resolver: resolver.clone() };
     let mut ports = Vec::new();
     for (surface, listener) in listeners.into_surfaces() {
-        let proxy = Arc::new(http_proxy(&Arc::new(pingora_conf(threads)), gateway(surface)));
+        let mut proxy = http_proxy(&Arc::new(pingora_conf(threads)), gateway(surface));
+        proxy.server_options = Some(server_options());
+        let proxy = Arc::new(proxy);
         let port = Port { proxy, stop: stop.subscribe(), connections: connections.clone() };
         let listener = TcpListener::from_std(listener).context("the listener cannot be used")?;
         ports.push(port.proxy.clone());
@@ -237,6 +239,13 @@ fn pingora_conf(threads: usize) -> ServerConf {
         max_retries: MAX_ADDRESSES + 1,
         ..ServerConf::default()
     }
+}
+
+fn server_options() -> HttpServerOptions {
+    let mut options = HttpServerOptions::default();
+    // Refused by us like every other method, with `Allow`, a log line and a count.
+    options.allow_connect_method_proxying = true;
+    options
 }
 
 /// Has the host names of all stores looked up before a request needs them.

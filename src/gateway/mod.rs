@@ -87,10 +87,13 @@ impl ProxyHttp for Gateway {
 
     async fn early_request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<()> {
         ctx.request_id = request_id(session);
-        let draining = self.operators.lifecycle.is_draining();
-        let keepalive = ctx.generation.config.server.keepalive.as_secs();
-        // Pingora waits for ever for the next request unless told otherwise with every request.
-        session.set_keepalive((!draining).then_some(keepalive));
+        // Pingora waits for ever for the next request unless told otherwise with every request. Where it
+        // has decided to close, after `Connection: close` or a dubious framing, it stays at that.
+        if session.get_keepalive().is_some() {
+            let draining = self.operators.lifecycle.is_draining();
+            let keepalive = ctx.generation.config.server.keepalive.as_secs();
+            session.set_keepalive((!draining).then_some(keepalive));
+        }
         // An answer may go out before an unwanted body has come in; the connection is good after it.
         session.set_close_on_response_before_downstream_finish(false);
         session.set_total_drain_timeout(Some(UNWANTED_BODY));
@@ -197,6 +200,8 @@ impl ProxyHttp for Gateway {
             return Ok(());
         }
         ctx.upstream.latency = ctx.upstream.sent_at.map(|sent| sent.elapsed());
+        // Whatever went wrong with earlier attempts, this one has an answer.
+        ctx.rejection = None;
         match response.status.as_u16() {
             200..=299 | 304 => keep_only(response, upstream::is_passed_back),
             300..=399 => {
@@ -280,7 +285,7 @@ impl ProxyHttp for Gateway {
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Context) {
         let request = session.req_header();
-        let written = session.response_written().map(|response| response.status.as_u16());
+        let status = session.response_written().map_or(CLIENT_CLOSED, |response| response.status.as_u16());
         Access {
             request_id: &ctx.request_id,
             generation: ctx.generation.number,
@@ -288,11 +293,12 @@ impl ProxyHttp for Gateway {
             method: &request.method,
             path: request.uri.path(),
             client: session.client_addr().and_then(|addr| addr.as_inet()).map(|addr| addr.ip().to_string()),
-            status: written.unwrap_or(CLIENT_CLOSED),
+            status,
             bytes: session.body_bytes_sent(),
             duration: ctx.started.elapsed(),
             upstream: ctx.upstream.latency,
-            rejection: ctx.rejection.as_ref(),
+            // Not when the answer had begun before things went wrong.
+            rejection: ctx.rejection.as_ref().filter(|rejection| rejection.status() == status),
             reason: reason(ctx, error),
         }
         .record(&self.operators.metrics);

@@ -251,6 +251,11 @@ async fn several_addresses_are_tried_and_names_looked_up_again() {
     for _ in 0..3 {
         assert_eq!(proxy.get("/photos/cat.jpg").await.status(), 200);
     }
+    let response = http().get(proxy.url("/photos/cat.jpg")).header("x-request-id", "the-id").send().await;
+    assert_eq!(response.expect("an answer").status(), 200);
+    let line = proxy.access_line("the-id").await;
+    assert!(line.get("reason").is_none(), "{line}");
+    assert!(proxy.metrics().await.keys().all(|sample| !sample.starts_with("yatagarasu_rejections_total")));
     let failed = upstream_errors(&proxy, "connect").await;
     assert!(failed <= 2.0, "{failed} attempts went to addresses that are known to be dead");
 

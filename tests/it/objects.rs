@@ -432,6 +432,10 @@ async fn other_methods_are_refused_and_the_connection_lives() {
         assert_eq!(answer.status, 405, "{method}");
         assert_eq!(answer.header("allow"), Some("GET, HEAD, OPTIONS"), "{method}");
     }
+    let mut connect = Raw::connect(stack.proxy.address).await;
+    connect.send("CONNECT photos:80 HTTP/1.1\r\nHost: photos:80\r\n\r\n").await;
+    let connect = connect.answer(false).await;
+    assert_eq!((connect.status, connect.header("allow")), (405, Some("GET, HEAD, OPTIONS")));
     let upload = "PUT /photos/cat.jpg HTTP/1.1\r\nHost: proxy\r\nContent-Length: 100000\r\n\r\n";
     raw.send([upload.as_bytes(), &[b'x'; 100_000]].concat()).await;
     assert_eq!(raw.answer(false).await.status, 405);
@@ -465,6 +469,22 @@ async fn what_is_no_request_for_an_object_is_refused() {
     assert_eq!(ask("GET /photos/cat.jpg HTTP/1.1\r\nHost: p\r\nContent-Length: 0\r\n\r\n").await, 200);
     assert_eq!(ask("GET /photos/cat.jpg HTTP/1.0\r\n\r\n").await, 200);
     assert_eq!(stack.store.received().len(), 2);
+}
+
+#[tokio::test]
+async fn a_connection_ends_when_the_client_says_so_or_cannot_be_trusted() {
+    let stack = Stack::start().await;
+    for request in [
+        "GET /photos/cat.jpg HTTP/1.1\r\nHost: p\r\nConnection: close\r\n\r\n",
+        "GET /nowhere HTTP/1.1\r\nHost: p\r\nConnection: close\r\n\r\n",
+        // Two framings at once, the way requests are smuggled.
+        "GET /nowhere HTTP/1.1\r\nHost: p\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    ] {
+        let mut raw = Raw::connect(stack.proxy.address).await;
+        raw.send(request).await;
+        assert_eq!(raw.answer(false).await.header("connection"), Some("close"), "{request}");
+        assert_eq!(raw.rest().await.expect("a clean end"), b"", "{request}");
+    }
 }
 
 #[tokio::test]

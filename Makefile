@@ -1,0 +1,36 @@
+# `make help` lists the targets.
+
+ENGINE ?= docker
+IMAGE ?= yatagarasu
+
+.PHONY: help setup demo test lint image check-image
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Install what is missing to build; silent when nothing is
+	@scripts/setup.sh
+
+# Both in one build: the program then shares its dependencies with the tests.
+demo: setup ## Start a store and the proxy, print lines to try; DEMO_ARGS=--check runs them
+	cargo build --locked --bin yatagarasu --example demo
+	cargo run --quiet --locked --example demo -- $(DEMO_ARGS)
+
+test: setup ## Run all tests
+	cargo test --locked
+
+lint: setup ## Check format, lints, documentation and, with cargo-deny, dependencies
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
+	@if command -v cargo-deny >/dev/null; then \
+		set -x; cargo deny --locked check licenses bans sources; \
+	else \
+		echo "cargo-deny is not installed: licenses, bans and sources are not checked"; \
+	fi
+
+image: ## Build the container image with ENGINE
+	$(ENGINE) build --tag $(IMAGE) .
+
+check-image: setup ## Run the Dockerfile's build here and its program as PID 1; BIN=path skips the build
+	BIN=$(BIN) scripts/check-image.sh
