@@ -30,6 +30,10 @@ impl Admission {
         &self.bucket
     }
 
+    pub fn shared_bucket(&self) -> Arc<Bucket> {
+        self.bucket.clone()
+    }
+
     pub fn key(&self) -> &ObjectKey {
         &self.key
     }
@@ -39,16 +43,34 @@ impl Admission {
     }
 }
 
+/// A rejection, and the bucket that the request belongs to when that was known by then.
+#[derive(Debug)]
+pub struct Refusal {
+    pub bucket: Option<Arc<Bucket>>,
+    pub rejection: Rejection,
+}
+
+impl From<Rejection> for Refusal {
+    fn from(rejection: Rejection) -> Self {
+        Self { bucket: None, rejection }
+    }
+}
+
 /// Decides; touches no socket, clock or counter.
-pub fn admit(generation: &Generation, request: &Parts, now: SystemTime) -> Result<Admission, Rejection> {
+pub fn admit(generation: &Generation, request: &Parts, now: SystemTime) -> Result<Admission, Refusal> {
     if request.method != Method::GET && request.method != Method::HEAD {
-        return Err(Rejection::Method);
+        return Err(Rejection::Method.into());
     }
     if request.version == Version::HTTP_11 && !request.headers.contains_key(HOST) {
-        return Err(Rejection::NoHost);
+        return Err(Rejection::NoHost.into());
     }
     let path = routing::decode(request.uri.path()).map_err(Rejection::Path)?;
     let (bucket, key) = generation.config.routes.find(&path).ok_or(Rejection::NoRoute)?;
+    read(bucket, key, request, now).map_err(|rejection| Refusal { bucket: Some(bucket.clone()), rejection })
+}
+
+/// Whether an object of a bucket may be read.
+fn read(bucket: &Arc<Bucket>, key: &str, request: &Parts, now: SystemTime) -> Result<Admission, Rejection> {
     let query = request.uri.query().unwrap_or_default();
     bucket.rule.authorize(&request.headers, query, now).map_err(Rejection::Denied)?;
     if has_body(request) {

@@ -9,6 +9,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::admission::Admission;
 use super::rejection::Rejection;
+use crate::config::Bucket;
 use crate::generation::Generation;
 
 pub struct Context {
@@ -18,6 +19,8 @@ pub struct Context {
     pub in_flight: TaskTrackerToken,
     pub started: Instant,
     pub request_id: String,
+    /// The bucket that the request belongs to, whether it may be read or not.
+    pub bucket: Option<Arc<Bucket>>,
     /// Set once the request may go to a store.
     pub admission: Option<Admission>,
     /// Why the client got, or would have got, an error.

@@ -25,7 +25,7 @@ use crate::admin::{Endpoint, Operators};
 use crate::answer::Answer;
 use crate::s3;
 use access::{Access, CLIENT_CLOSED, count_upstream_error};
-use admission::admit;
+use admission::{Refusal, admit};
 use context::{Context, Replacement, Upstream};
 use rejection::{METHODS, Rejection, UpstreamError};
 use resolver::Resolver;
@@ -74,6 +74,7 @@ impl ProxyHttp for Gateway {
             in_flight: self.operators.lifecycle.request(),
             started: Instant::now(),
             request_id: String::new(),
+            bucket: None,
             admission: None,
             rejection: None,
             store_code: None,
@@ -112,16 +113,18 @@ impl ProxyHttp for Gateway {
             return Ok(true);
         }
         let admitted = match self.surface {
-            Surface::Operators => Err(Rejection::NoRoute),
+            Surface::Operators => Err(Rejection::NoRoute.into()),
             Surface::Shared | Surface::Traffic => admit(&ctx.generation, request, SystemTime::now()),
         };
         match admitted {
             Ok(admission) => {
                 session.set_write_timeout(Some(admission.bucket().timeouts.write));
+                ctx.bucket = Some(admission.shared_bucket());
                 ctx.admission = Some(admission);
                 Ok(false)
             }
-            Err(rejection) => {
+            Err(Refusal { bucket, rejection }) => {
+                ctx.bucket = bucket;
                 reject(session, ctx, rejection).await?;
                 Ok(true)
             }
@@ -289,7 +292,7 @@ impl ProxyHttp for Gateway {
         Access {
             request_id: &ctx.request_id,
             generation: ctx.generation.number,
-            bucket: ctx.admission.as_ref().map(|admission| admission.bucket().name.as_str()),
+            bucket: ctx.bucket.as_ref().map(|bucket| bucket.name.as_str()),
             method: &request.method,
             path: request.uri.path(),
             client: session.client_addr().and_then(|addr| addr.as_inet()).map(|addr| addr.ip().to_string()),
@@ -324,8 +327,8 @@ impl Gateway {
 
     /// Counts a failure and keeps it as the reason, unless a later attempt succeeds.
     fn upstream_failed(&self, ctx: &mut Context, kind: UpstreamError) {
-        if let Some(admission) = &ctx.admission {
-            count_upstream_error(&self.operators.metrics, &admission.bucket().name, kind);
+        if let Some(bucket) = &ctx.bucket {
+            count_upstream_error(&self.operators.metrics, &bucket.name, kind);
         }
         ctx.rejection = Some(Rejection::Upstream(kind));
     }

@@ -35,7 +35,7 @@ async fn a_request_has_one_line_with_everything_but_its_query() {
     );
     assert!(line.get("reason").is_none(), "{line}");
     let line = ask("GET", "/papers/plan.txt", "two", &[("Authorization", "Bearer hunter2")]).await;
-    assert_eq!((&line["status"], &line["bucket"]), (&json!(401), &json!("-")));
+    assert_eq!((&line["status"], &line["bucket"]), (&json!(401), &json!("papers")));
     assert_eq!(line["reason"], "bad_token: Malformed token");
     let line = ask("GET", "/nowhere", "three", &[]).await;
     assert_eq!(line["reason"], "no_route: no bucket is served at this path");
@@ -70,7 +70,7 @@ async fn requests_and_rejections_are_counted_by_what_they_were() {
     assert_eq!(requests("bucket=\"photos\",method=\"GET\",status=\"200\""), Some(1.0));
     assert_eq!(requests("bucket=\"photos\",method=\"HEAD\",status=\"200\""), Some(1.0));
     assert_eq!(requests("bucket=\"photos\",method=\"GET\",status=\"404\""), Some(1.0));
-    assert_eq!(requests("bucket=\"-\",method=\"GET\",status=\"401\""), Some(1.0));
+    assert_eq!(requests("bucket=\"papers\",method=\"GET\",status=\"401\""), Some(1.0));
     assert_eq!(requests("bucket=\"-\",method=\"OPTIONS\",status=\"204\""), Some(1.0));
     assert_eq!(requests("bucket=\"-\",method=\"other\",status=\"405\""), Some(2.0));
     for (reason, count) in [("no_token", 1.0), ("no_route", 1.0), ("method", 2.0)] {
