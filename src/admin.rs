@@ -1,11 +1,14 @@
-//! The operators' endpoints: reload, status, metrics and health, as decisions about a request.
-//! Knows HTTP's words and no sockets; the gateway writes the answers.
+//! The operators' endpoints as decisions about a request: reloading and looking at the configuration,
+//! metrics, health. Knows HTTP's words and no sockets; the gateway writes the answers.
 
-use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
+use http::header::IF_MATCH;
 use http::{HeaderMap, Method};
+use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use crate::answer::Answer;
 use crate::auth::{Denied, Principal};
@@ -13,7 +16,9 @@ use crate::generation::{Generation, Live};
 use crate::lifecycle::Lifecycle;
 use crate::logging;
 use crate::metrics::Metrics;
-use crate::reload::{Published, Refused, Reloader, Trigger, milliseconds};
+use crate::reload::Reloader;
+use crate::reload::attempt::{Attempt, Conditions, From, Trigger, unix_seconds};
+use crate::reload::watcher;
 
 /// What a path that is reserved for operators means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +27,10 @@ pub enum Endpoint {
     Ready,
     Metrics,
     Reload,
+    Rollback,
+    Validate,
     Status,
+    Config,
     /// Something below `/admin` that does not exist.
     Unknown,
 }
@@ -35,7 +43,10 @@ impl Endpoint {
             "/ready" | "/readyz" => Self::Ready,
             "/metrics" => Self::Metrics,
             "/admin/reload" => Self::Reload,
+            "/admin/rollback" => Self::Rollback,
+            "/admin/validate" => Self::Validate,
             "/admin/status" => Self::Status,
+            "/admin/config" => Self::Config,
             _ if path == "/admin" || path.starts_with("/admin/") => Self::Unknown,
             _ => return None,
         })
@@ -46,13 +57,44 @@ impl Endpoint {
         matches!(self, Self::Live | Self::Ready)
     }
 
+    pub fn takes_a_body(self) -> bool {
+        self == Self::Validate
+    }
+
     fn methods(self) -> &'static str {
         match self {
-            Self::Reload => "POST",
+            Self::Reload | Self::Rollback | Self::Validate => "POST",
             _ => "GET, HEAD",
         }
     }
 }
+
+/// A request to one of the endpoints.
+#[derive(Debug)]
+pub struct Call<'r> {
+    pub endpoint: Endpoint,
+    pub method: &'r Method,
+    pub headers: &'r HeaderMap,
+    /// Without the `?`.
+    pub query: &'r str,
+    /// Of an endpoint that takes one.
+    pub body: Option<Body>,
+}
+
+#[derive(Debug)]
+pub enum Body {
+    Whole(Vec<u8>),
+    TooLarge,
+    Broken,
+}
+
+impl Body {
+    /// A configuration of 10,000 buckets is 4 MiB.
+    pub const MAX_BYTES: usize = 16 << 20;
+}
+
+/// The longest that a status is waited for.
+const MAX_WAIT: Duration = Duration::from_secs(300);
 
 /// Answers requests to the operators' endpoints.
 pub struct Operators {
@@ -60,130 +102,254 @@ pub struct Operators {
     pub reloader: Arc<Reloader>,
     pub metrics: Arc<Metrics>,
     pub lifecycle: Arc<Lifecycle>,
+    pub watcher: Arc<Mutex<watcher::Status>>,
 }
 
 impl Operators {
-    pub async fn answer(
-        &self,
-        endpoint: Endpoint,
-        generation: &Generation,
-        method: &Method,
-        headers: &HeaderMap,
-    ) -> Answer {
-        let is_open = endpoint.is_health() || endpoint == Endpoint::Metrics;
+    pub async fn answer(&self, call: Call<'_>, generation: &Generation) -> Answer {
+        let Call { endpoint, method, headers, query, body } = call;
         // Who may not know an endpoint may not know its methods either.
-        let principal = if is_open {
-            Principal::default()
-        } else {
-            match generation.config.operators.rule.authorize(headers, "", SystemTime::now()) {
-                Ok(principal) => principal,
-                Err(denied) => return refusal(&denied),
-            }
+        let principal = match self.principal(endpoint, generation, headers) {
+            Ok(principal) => principal,
+            Err(denied) => return refusal(&denied),
         };
         if endpoint == Endpoint::Unknown {
-            let message = "No such endpoint; there are /admin/reload and /admin/status";
+            let message =
+                "No such endpoint; there are reload, rollback, validate, status and config below /admin";
             return error(404, message).uncached();
         }
         if !endpoint.methods().split(", ").any(|allowed| allowed == method.as_str()) {
             return error(405, "Method not allowed").allow(endpoint.methods()).uncached();
         }
-        match endpoint {
-            Endpoint::Live => Answer::text(200, "ok\n"),
-            Endpoint::Ready if self.lifecycle.is_draining() => Answer::text(503, "draining\n"),
-            Endpoint::Ready => Answer::text(200, "ready\n"),
-            Endpoint::Metrics => self.metrics(),
-            Endpoint::Reload => self.reload(principal).await,
-            Endpoint::Status => self.status(),
-            Endpoint::Unknown => error(404, "No such endpoint"),
+        let parameters = Parameters(query);
+        let answer = match endpoint {
+            Endpoint::Live => Ok(Answer::text(200, "ok\n")),
+            Endpoint::Ready if self.lifecycle.is_draining() => Ok(Answer::text(503, "draining\n")),
+            Endpoint::Ready => Ok(Answer::text(200, "ready\n")),
+            Endpoint::Metrics => Ok(self.metrics()),
+            Endpoint::Reload => self.reload(principal, parameters, headers).await,
+            Endpoint::Rollback => self.rollback(principal, parameters).await,
+            Endpoint::Validate => self.validate(principal, body).await,
+            Endpoint::Status => self.status(parameters).await,
+            Endpoint::Config => self.config(parameters),
+            Endpoint::Unknown => Err(error(404, "No such endpoint")),
+        };
+        answer.unwrap_or_else(|refused| refused).uncached()
+    }
+
+    fn principal(
+        &self,
+        endpoint: Endpoint,
+        generation: &Generation,
+        headers: &HeaderMap,
+    ) -> Result<Principal, Denied> {
+        if endpoint.is_health() || endpoint == Endpoint::Metrics {
+            return Ok(Principal::default());
         }
-        .uncached()
+        // Not the query: it ends up in logs.
+        generation.config.operators.rule.authorize(headers, "", SystemTime::now())
     }
 
     fn metrics(&self) -> Answer {
         let in_flight = self.lifecycle.requests_in_flight();
         self.metrics.requests_in_flight.set(i64::try_from(in_flight).unwrap_or(i64::MAX));
+        let alive = self.live.alive();
+        self.metrics.alive(alive.len(), alive.first().map(|oldest| oldest.age()).unwrap_or_default());
         Answer::new(200, Metrics::CONTENT_TYPE, self.metrics.text(logging::dropped_lines()))
     }
 
-    async fn reload(&self, principal: Principal) -> Answer {
+    async fn reload(
+        &self,
+        principal: Principal,
+        parameters: Parameters<'_>,
+        headers: &HeaderMap,
+    ) -> Result<Answer, Answer> {
+        parameters.only(&["dry_run", "strict", "expect_digest"])?;
+        let if_match = match headers.get(IF_MATCH).map(|value| value.to_str()) {
+            None => None,
+            Some(Ok("*")) => None,
+            Some(Ok(tag)) => {
+                let digest = tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"'));
+                Some(
+                    digest
+                        .ok_or_else(|| error(400, "If-Match takes one digest in double quotes"))?
+                        .to_owned(),
+                )
+            }
+            Some(Err(_)) => return Err(error(400, "If-Match takes one digest in double quotes")),
+        };
+        let conditions = Conditions {
+            dry_run: parameters.flag("dry_run")?,
+            strict: parameters.flag("strict")?,
+            expect_digest: parameters.text("expect_digest"),
+            if_match,
+        };
+        self.attempt("/admin/reload", principal, From::File, conditions).await
+    }
+
+    async fn rollback(&self, principal: Principal, parameters: Parameters<'_>) -> Result<Answer, Answer> {
+        parameters.only(&["to"])?;
+        let to = parameters.number("to")?;
+        self.attempt("/admin/rollback", principal, From::Generation(to), Conditions::default()).await
+    }
+
+    async fn validate(&self, principal: Principal, body: Option<Body>) -> Result<Answer, Answer> {
+        let text = match body {
+            Some(Body::Whole(text)) => text,
+            Some(Body::TooLarge) => return Err(error(413, "The configuration is larger than 16 MiB")),
+            Some(Body::Broken) | None => return Err(error(400, "The body cannot be read")),
+        };
+        let conditions = Conditions { dry_run: true, ..Conditions::default() };
+        self.attempt("/admin/validate", principal, From::Text(text), conditions).await
+    }
+
+    async fn attempt(
+        &self,
+        path: &'static str,
+        principal: Principal,
+        from: From,
+        conditions: Conditions,
+    ) -> Result<Answer, Answer> {
+        let ending = || error(503, "The process is shutting down");
         if self.lifecycle.is_draining() {
-            return error(503, "The process is shutting down");
+            return Err(ending());
         }
-        match self.reloader.reload(Trigger::Admin { subject: principal.subject }).await {
-            Some(Ok(published)) => Answer::json(200, &success(&published)),
-            Some(Err(refused)) => Answer::json(if refused.timed_out { 504 } else { 400 }, &failure(&refused)),
-            None => error(503, "The process is shutting down"),
+        let trigger = Trigger::Admin { path, subject: principal.subject };
+        let attempt = self.reloader.reload(trigger, from, conditions).await.ok_or_else(ending)?;
+        Ok(Answer::json(attempt.status(), &attempt.report()))
+    }
+
+    async fn status(&self, parameters: Parameters<'_>) -> Result<Answer, Answer> {
+        parameters.only(&["wait_digest", "timeout"])?;
+        if let Some(digest) = parameters.text("wait_digest") {
+            let patience = match parameters.text("timeout") {
+                None => Duration::from_secs(30),
+                Some(text) => humantime::parse_duration(&text)
+                    .map_err(|_| error(400, "timeout takes a time, as `30s`"))?
+                    .min(MAX_WAIT),
+            };
+            let outcome = timeout(patience, self.judged(&digest)).await;
+            let status = match outcome {
+                Ok(true) => 200,
+                Ok(false) => 409,
+                Err(_) => 504,
+            };
+            return Ok(Answer::json(status, &self.status_report()));
+        }
+        Ok(Answer::json(200, &self.status_report()))
+    }
+
+    /// Waits until a content is in service (`true`) or was refused.
+    async fn judged(&self, digest: &str) -> bool {
+        let mut attempts = self.reloader.attempts();
+        loop {
+            attempts.mark_unchanged();
+            if self.live.current().config.digest == digest {
+                return true;
+            }
+            let error = self.reloader.history().error;
+            if error.is_some_and(|attempt| attempt.digest.as_deref() == Some(digest)) {
+                return false;
+            }
+            if attempts.changed().await.is_err() {
+                return false;
+            }
         }
     }
 
-    fn status(&self) -> Answer {
+    fn status_report(&self) -> Value {
         let running = self.live.current();
+        let config = &running.config;
         let history = self.reloader.history();
-        let last = history.last.as_ref().map(|outcome| match outcome {
-            Ok(published) => success(published),
-            Err(refused) => failure(refused),
-        });
-        let pending = history.last_published.map_or(json!([]), |published| json!(published.pending_restart));
-        Answer::json(
-            200,
-            &json!({
-                "version": env!("CARGO_PKG_VERSION"),
-                "pid": std::process::id(),
-                "config_generation": running.number,
-                "digest": running.config.digest,
-                "loaded_at": unix_seconds(running.loaded_at),
-                "warnings": running.config.warnings,
-                "pending_restart": pending,
-                "last_reload": last,
-                "requests_in_flight": self.lifecycle.requests_in_flight(),
-                "draining": self.lifecycle.is_draining(),
-            }),
-        )
+        let report = |attempt: Option<&Arc<Attempt>>| attempt.map(|attempt| attempt.report());
+        let pending = history.last_published.as_ref().map(|attempt| json!(attempt.pending_restart));
+        let alive: Vec<Value> = self
+            .live
+            .alive()
+            .iter()
+            .map(|alive| json!({ "generation": alive.number, "age_seconds": alive.age().as_secs_f64() }))
+            .collect();
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "pid": std::process::id(),
+            "config_generation": running.number,
+            "digest": config.digest,
+            "loaded_at": unix_seconds(running.loaded_at),
+            "warnings": config.warnings,
+            "file": { "path": self.reloader.path(), "digest": history.file_digest },
+            "drift": history.file_digest != config.digest,
+            "pending_restart": pending.unwrap_or_else(|| json!([])),
+            "last_reload": report(history.last.as_ref()),
+            "error_state": report(history.error.as_ref()),
+            "generations_alive": alive,
+            "watcher": *self.watcher.lock().unwrap_or_else(PoisonError::into_inner),
+            "requests_in_flight": self.lifecycle.requests_in_flight(),
+            "draining": self.lifecycle.is_draining(),
+            "history": history.reports(),
+        })
+    }
+
+    fn config(&self, parameters: Parameters<'_>) -> Result<Answer, Answer> {
+        parameters.only(&["generation"])?;
+        let config = match parameters.number("generation")? {
+            None => self.live.current().config.clone(),
+            Some(number) => self
+                .reloader
+                .history()
+                .generation(number)
+                .ok_or_else(|| error(404, &format!("Generation {number} is not in the history")))?,
+        };
+        Ok(Answer::new(200, "application/yaml", config.show()).etag(&config.digest))
     }
 }
 
-/// The body of a reload that took effect.
-fn success(published: &Published) -> Value {
-    let config = &published.generation.config;
-    json!({
-        "status": "success",
-        "message": "Configuration reloaded successfully",
-        "config_generation": published.generation.number,
-        "timestamp": unix_seconds(published.at),
-        "unchanged": published.changes.is_empty(),
-        "changes": published.changes,
-        "pending_restart": published.pending_restart,
-        "warnings": config.warnings,
-        "digest": config.digest,
-        "duration_ms": milliseconds(published.duration),
-    })
-}
+/// The query string of a request. What is not understood is refused: a `dryrun=true` must not reload.
+#[derive(Clone, Copy)]
+struct Parameters<'q>(&'q str);
 
-fn failure(refused: &Refused) -> Value {
-    json!({
-        "status": "error",
-        "message": "Configuration reload failed",
-        "error": refused.problems.summary(),
-        "errors": refused.problems.lines().collect::<Vec<_>>(),
-        "config_generation": refused.generation,
-        "timestamp": unix_seconds(refused.at),
-        "duration_ms": milliseconds(refused.duration),
-    })
+impl Parameters<'_> {
+    fn pairs(&self) -> impl Iterator<Item = (String, String)> {
+        let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+        self.0.split('&').filter(|pair| !pair.is_empty()).map(move |pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (decode(name), decode(value))
+        })
+    }
+
+    fn only(&self, known: &[&str]) -> Result<(), Answer> {
+        match self.pairs().find(|(name, _)| !known.contains(&name.as_str())) {
+            None => Ok(()),
+            Some(_) => Err(error(400, &format!("Unknown parameter; there are {}", known.join(", ")))),
+        }
+    }
+
+    fn text(&self, wanted: &str) -> Option<String> {
+        self.pairs().find(|(name, _)| name == wanted).map(|(_, value)| value)
+    }
+
+    fn flag(&self, wanted: &str) -> Result<bool, Answer> {
+        match self.text(wanted).as_deref() {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(_) => Err(error(400, &format!("{wanted} takes true or false"))),
+        }
+    }
+
+    fn number(&self, wanted: &str) -> Result<Option<u64>, Answer> {
+        let Some(text) = self.text(wanted) else { return Ok(None) };
+        text.parse().map(Some).map_err(|_| error(400, &format!("{wanted} takes the number of a generation")))
+    }
 }
 
 fn refusal(denied: &Denied) -> Answer {
-    if denied.is_unauthenticated() {
-        let answer = error(401, &format!("Authentication required: {denied}"));
-        answer.challenge(&denied.challenge()).uncached()
+    let answer = if denied.is_unauthenticated() {
+        error(401, &format!("Authentication required: {denied}"))
     } else {
-        error(403, &format!("Forbidden: {denied}")).challenge(&denied.challenge()).uncached()
-    }
+        error(403, &format!("Forbidden: {denied}"))
+    };
+    answer.challenge(&denied.challenge()).uncached()
 }
 
 fn error(status: u16, message: &str) -> Answer {
     Answer::json(status, &json!({ "status": "error", "message": message }))
-}
-
-fn unix_seconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }

@@ -1,7 +1,7 @@
 //! An HTTP answer that the program makes itself, instead of passing on the store's.
 
 use http::HeaderValue;
-use http::header::{ALLOW, CACHE_CONTROL, HeaderName, WWW_AUTHENTICATE};
+use http::header::{ALLOW, CACHE_CONTROL, ETAG, HeaderName, WWW_AUTHENTICATE};
 
 #[derive(Debug)]
 pub struct Answer {
@@ -34,6 +34,14 @@ impl Answer {
         match HeaderValue::from_str(challenge) {
             Ok(challenge) => self.with(WWW_AUTHENTICATE, challenge),
             Err(_) => self.with(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")),
+        }
+    }
+
+    /// What the answer is a version of (RFC 9110, section 8.8.3). `tag` is of a safe alphabet.
+    pub fn etag(self, tag: &str) -> Self {
+        match HeaderValue::from_str(&format!("\"{tag}\"")) {
+            Ok(tag) => self.with(ETAG, tag),
+            Err(_) => self,
         }
     }
 

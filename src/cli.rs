@@ -17,6 +17,15 @@ pub struct Cli {
     #[arg(long)]
     pub validate: bool,
 
+    /// Take the listeners over from the running process; then send it SIGQUIT
+    #[arg(long, conflicts_with = "validate")]
+    pub upgrade: bool,
+
+    /// When the file is invalid, start with the last configuration that took effect, from
+    /// `reload.history_file`
+    #[arg(long, value_name = "HISTORY_FILE", conflicts_with = "validate")]
+    pub resume: Option<PathBuf>,
+
     #[command(subcommand)]
     pub command: Option<Command>,
 }
@@ -55,7 +64,11 @@ pub struct Reload {
     #[command(flatten)]
     pub config: ConfigFile,
 
-    /// An operator's token in a file; without one a token is made with `jwt.secret`
+    /// An operator's token; other users of this machine can see it, so prefer --token-file
+    #[arg(long, value_name = "TOKEN", conflicts_with = "token_file")]
+    pub token: Option<String>,
+
+    /// An operator's token in a file; without a token one is made with `jwt.secret`
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
 }

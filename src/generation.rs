@@ -1,7 +1,7 @@
 //! One immutable configuration in service, and the pointer to it.
 
-use std::sync::Arc;
-use std::time::SystemTime;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 
@@ -13,29 +13,55 @@ pub struct Generation {
     /// From 1, one more with every reload that takes effect.
     pub number: u64,
     pub loaded_at: SystemTime,
-    pub config: Config,
+    published: Instant,
+    pub config: Arc<Config>,
+}
+
+impl Generation {
+    fn new(number: u64, config: Arc<Config>) -> Arc<Self> {
+        Arc::new(Self { number, loaded_at: SystemTime::now(), published: Instant::now(), config })
+    }
+
+    /// Since it went into service.
+    pub fn age(&self) -> Duration {
+        self.published.elapsed()
+    }
 }
 
 /// The one pointer that a reload changes.
 #[derive(Debug)]
-pub struct Live(ArcSwap<Generation>);
+pub struct Live {
+    current: ArcSwap<Generation>,
+    /// Every generation that may still be held, the current one last.
+    alive: Mutex<Vec<Weak<Generation>>>,
+}
 
 impl Live {
-    pub fn new(first: Config) -> Self {
-        Self(ArcSwap::from_pointee(Generation { number: 1, loaded_at: SystemTime::now(), config: first }))
+    pub fn new(first: Arc<Config>) -> Self {
+        let first = Generation::new(1, first);
+        Self { alive: Mutex::new(vec![Arc::downgrade(&first)]), current: ArcSwap::new(first) }
     }
 
     /// The generation in service. A request takes it once, in `new_ctx`, and never asks again.
     pub fn current(&self) -> Arc<Generation> {
-        self.0.load_full()
+        self.current.load_full()
     }
 
-    /// Puts a configuration into service and returns it with the one it follows. For the reloader,
-    /// the only writer.
-    pub(crate) fn publish(&self, config: Config) -> (Arc<Generation>, Arc<Generation>) {
-        let number = self.0.load().number + 1;
-        let next = Arc::new(Generation { number, loaded_at: SystemTime::now(), config });
-        let previous = self.0.swap(next.clone());
-        (previous, next)
+    /// The generations that are in service or held by a request under way, the oldest first.
+    pub fn alive(&self) -> Vec<Arc<Generation>> {
+        let mut alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
+        alive.retain(|generation| generation.strong_count() > 0);
+        alive.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Puts a configuration into service. For the reloader, the only writer.
+    pub(crate) fn publish(&self, config: Arc<Config>) -> Arc<Generation> {
+        let next = Generation::new(self.current.load().number + 1, config);
+        let mut alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
+        alive.retain(|generation| generation.strong_count() > 0);
+        alive.push(Arc::downgrade(&next));
+        drop(alive);
+        self.current.store(next.clone());
+        next
     }
 }

@@ -18,3 +18,4 @@ pub mod s3; //         addressing and signing requests to a store
 pub mod metrics; //    every metric
 pub mod logging; //    the log
 pub mod secret; //     a secret prints as [redacted]
+pub mod fault; //      failures on demand, in test builds only

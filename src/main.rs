@@ -2,15 +2,18 @@
 //! 1 an invalid configuration, a failed start or a failed reload, 2 a wrong command line.
 
 use std::fmt::Display;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
 use yatagarasu::cli::{Cli, Command, ConfigCommand};
-use yatagarasu::config::{self, Config};
+use yatagarasu::config::stages::Stages;
+use yatagarasu::config::{self, Config, Source};
+use yatagarasu::reload::history::HistoryFile;
 use yatagarasu::reload::signals::{self, Caught};
-use yatagarasu::{client, logging, server};
+use yatagarasu::server::{self, Start};
+use yatagarasu::{client, logging};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -21,7 +24,7 @@ fn main() -> ExitCode {
         let cli = Cli::parse();
         match cli.command {
             None if cli.validate => validate(&cli.config.path),
-            None => run(&cli.config.path, caught),
+            None => run(cli.config.path, cli.resume.as_deref(), cli.upgrade, caught),
             Some(Command::Config(ConfigCommand::Validate { path })) => validate(&path),
             Some(Command::Config(ConfigCommand::Show(config))) => {
                 print(load(&config.path)?.show().trim_end());
@@ -29,10 +32,13 @@ fn main() -> ExitCode {
             }
             Some(Command::Reload(reload)) => {
                 let config = load(&reload.config.path)?;
-                let token = reload.token_file.map(|path| {
-                    std::fs::read_to_string(&path).with_context(|| format!("`{}`", path.display()))
-                });
-                print(&client::reload(&config, token.transpose()?)?);
+                let token = match (reload.token, reload.token_file) {
+                    (None, Some(path)) => Some(
+                        std::fs::read_to_string(&path).with_context(|| format!("`{}`", path.display()))?,
+                    ),
+                    (token, _) => token,
+                };
+                print(&client::reload(&config, token)?);
                 Ok(())
             }
             Some(Command::Token(token)) => {
@@ -50,10 +56,30 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(path: &Path, signals: Caught) -> Result<()> {
-    let config = load(path)?;
+fn run(path: PathBuf, resume: Option<&Path>, upgrade: bool, signals: Caught) -> Result<()> {
+    let mut loaded = config::load_from(Source::File(path.clone()), &mut Stages::default());
     let log = logging::init();
-    server::run(path, config, signals, log)
+    if let Err(problems) = &loaded.outcome
+        && let Some(history) = resume
+    {
+        tracing::error!(
+            "{problems}; looking for the last configuration that took effect in {}",
+            history.display()
+        );
+        let (_, content) = HistoryFile::new(history.to_owned())
+            .read()
+            .with_context(|| format!("{problems}\n`{}`", history.display()))?;
+        let content =
+            content.with_context(|| format!("{problems}\n`{}` holds no such one", history.display()))?;
+        let source = Source::Recorded { path: path.clone(), content };
+        loaded = config::load_from(source, &mut Stages::default());
+        tracing::warn!(
+            digest = loaded.digest,
+            "serving the last configuration that took effect; the file is invalid"
+        );
+    }
+    let start = Start { path, config: loaded.outcome?, content: loaded.content, upgrade };
+    server::run(start, signals, log)
 }
 
 fn validate(path: &Path) -> Result<()> {

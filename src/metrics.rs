@@ -4,12 +4,17 @@
 //! program, status codes. `prometheus` 0.14 tells children apart by a hash over the concatenated
 //! values, so no value of a last label may be the end of another one; a test holds us to it.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use prometheus::proto::MetricFamily;
 use prometheus::{
     Encoder, Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
     TextEncoder,
 };
+
+use crate::fault;
 
 /// The `bucket` of a request that belongs to none; no bucket can have this name.
 pub const NO_BUCKET: &str = "-";
@@ -28,6 +33,10 @@ pub struct Metrics {
     pub rejections: IntCounterVec,
     pub upstream_errors: IntCounterVec,
     log_lines_dropped: IntCounter,
+    generations_alive: IntGauge,
+    oldest_generation_age: Gauge,
+    /// The buckets in service; the series of others are shown once more.
+    buckets: Mutex<BTreeSet<String>>,
 }
 
 impl Metrics {
@@ -89,13 +98,22 @@ impl Metrics {
                 "yatagarasu_log_lines_dropped_total",
                 "Log lines given up because the log could not be written as fast as it grew.",
             )?,
+            generations_alive: IntGauge::new(
+                "config_generations_alive",
+                "Configuration generations in service or held by a request under way.",
+            )?,
+            oldest_generation_age: Gauge::new(
+                "config_oldest_generation_age_seconds",
+                "Time since the oldest generation alive went into service.",
+            )?,
+            buckets: Mutex::default(),
         };
         metrics.register()?;
         Ok(metrics)
     }
 
     fn register(&self) -> Result<(), prometheus::Error> {
-        let all: [Box<dyn prometheus::core::Collector>; 12] = [
+        let all: [Box<dyn prometheus::core::Collector>; 14] = [
             Box::new(self.reload_success.clone()),
             Box::new(self.reload_failure.clone()),
             Box::new(self.generation.clone()),
@@ -108,12 +126,17 @@ impl Metrics {
             Box::new(self.rejections.clone()),
             Box::new(self.upstream_errors.clone()),
             Box::new(self.log_lines_dropped.clone()),
+            Box::new(self.generations_alive.clone()),
+            Box::new(self.oldest_generation_age.clone()),
         ];
         all.into_iter().try_for_each(|collector| self.registry.register(collector))
     }
 
-    /// A generation went into service, at the start of the process or by a reload.
-    pub fn published(&self, generation: u64, pending_restart: usize) {
+    /// A generation with these buckets went into service, at the start of the process or by a reload.
+    pub fn published(&self, generation: u64, pending_restart: usize, buckets: Vec<String>) {
+        let mut known: BTreeSet<String> = buckets.into_iter().collect();
+        known.insert(NO_BUCKET.to_owned());
+        *self.buckets.lock().unwrap_or_else(PoisonError::into_inner) = known;
         self.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
         self.pending_restart.set(i64::try_from(pending_restart).unwrap_or(i64::MAX));
         self.last_reload_successful.set(1);
@@ -121,18 +144,59 @@ impl Metrics {
 
     /// A reload ended. Exactly one of the two counters moves.
     pub fn reloaded(&self, success: bool, at: SystemTime) {
-        if success { &self.reload_success } else { &self.reload_failure }.inc();
+        let counter = if success { &self.reload_success } else { &self.reload_failure };
+        counter.inc();
+        if fault::is_active("counter moves twice") {
+            counter.inc();
+        }
         self.last_reload_successful.set(success.into());
         self.last_reload_timestamp.set(at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
+    }
+
+    /// The generations alive, the age of the oldest among them.
+    pub fn alive(&self, generations: usize, oldest: Duration) {
+        self.generations_alive.set(i64::try_from(generations).unwrap_or(i64::MAX));
+        self.oldest_generation_age.set(oldest.as_secs_f64());
     }
 
     /// The exposition format, version 0.0.4. `log_lines_dropped` is kept by the log's writer.
     pub fn text(&self, log_lines_dropped: u64) -> String {
         self.log_lines_dropped.inc_by(log_lines_dropped.saturating_sub(self.log_lines_dropped.get()));
+        let families = self.registry.gather();
         let mut text = Vec::new();
-        match TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+        let encoded = TextEncoder::new().encode(&families, &mut text);
+        self.sweep(&families);
+        match encoded {
             Ok(()) => String::from_utf8_lossy(&text).into_owned(),
             Err(error) => format!("# {error}\n"),
+        }
+    }
+
+    /// Forgets the series of buckets that are gone. A request of an old generation may bring one back;
+    /// then it goes the next time.
+    fn sweep(&self, families: &[MetricFamily]) {
+        let buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        for family in families {
+            for metric in family.get_metric() {
+                let value = |name: &str| {
+                    let label = metric.get_label().iter().find(|label| label.name() == name);
+                    label.map_or("", |label| label.value())
+                };
+                let bucket = value("bucket");
+                if bucket.is_empty() || buckets.contains(bucket) {
+                    continue;
+                }
+                // That it is gone already is as good.
+                let _ = match family.name() {
+                    "yatagarasu_http_requests_total" => {
+                        self.requests.remove_label_values(&[bucket, value("method"), value("status")])
+                    }
+                    "yatagarasu_upstream_errors_total" => {
+                        self.upstream_errors.remove_label_values(&[bucket, value("kind")])
+                    }
+                    _ => self.request_duration.remove_label_values(&[bucket]),
+                };
+            }
         }
     }
 

@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde_yaml::Value;
 
-use super::{Config, redacted};
+use super::{Bucket, Config, redacted};
 
 /// The keys that a running process cannot change.
-const RESTART_ONLY: [&str; 5] =
-    ["server.address", "server.port", "server.threads", "admin.address", "admin.port"];
+const RESTART_ONLY: [&str; 1] = ["server.threads"];
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -62,6 +62,8 @@ pub struct PendingRestart {
 pub fn between(old: &Config, new: &Config) -> Vec<Change> {
     let mut changes = Vec::new();
     compare("", &old.effective, &new.effective, &mut changes);
+    compare_buckets(&old.buckets, &new.buckets, &mut changes);
+    changes.sort_by(|a, b| a.path.cmp(&b.path));
     changes
 }
 
@@ -83,11 +85,10 @@ fn compare(path: &str, old: &Value, new: &Value, changes: &mut Vec<Change>) {
     }
     match (old, new) {
         (Value::Mapping(_), Value::Mapping(_)) => {
-            let name = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
-            compare_entries(&entries(old), &entries(new), name, changes);
-        }
-        (Value::Sequence(_), Value::Sequence(_)) if path == "buckets" => {
-            compare_entries(&named(old), &named(new), |name| format!("{path}[{name}]"), changes);
+            let name = |key: &&str| if path.is_empty() { (*key).to_owned() } else { format!("{path}.{key}") };
+            join(&entries(old), &entries(new), name, changes, |path, old, new, changes| {
+                compare(path, old, new, changes);
+            });
         }
         _ => changes.push(Change {
             path: path.to_owned(),
@@ -98,11 +99,32 @@ fn compare(path: &str, old: &Value, new: &Value, changes: &mut Vec<Change>) {
     }
 }
 
-fn compare_entries(
-    old: &BTreeMap<&str, &Value>,
-    new: &BTreeMap<&str, &Value>,
-    path: impl Fn(&str) -> String,
+/// By their names, so that moving one within the list changes nothing.
+fn compare_buckets(old: &[Arc<Bucket>], new: &[Arc<Bucket>], changes: &mut Vec<Change>) {
+    let named = |buckets: &[Arc<Bucket>]| -> BTreeMap<String, Arc<Bucket>> {
+        buckets.iter().map(|bucket| (bucket.name.clone(), bucket.clone())).collect()
+    };
+    let path = |name: &String| format!("buckets[{name}]");
+    join(&named(old), &named(new), path, changes, |path, old, new, changes| {
+        if Arc::ptr_eq(old, new) {
+            return;
+        }
+        compare(path, &old.effective, &new.effective, changes);
+        // The path of the file may be the same.
+        if old.trust != new.trust && old.effective == new.effective {
+            let path = format!("{path}.s3.ca_file");
+            changes.push(Change { path, kind: Kind::Changed, old: None, new: None });
+        }
+    });
+}
+
+/// Reports what only one side has, and compares what both have.
+fn join<K: Ord, V>(
+    old: &BTreeMap<K, V>,
+    new: &BTreeMap<K, V>,
+    path: impl Fn(&K) -> String,
     changes: &mut Vec<Change>,
+    compare: impl Fn(&str, &V, &V, &mut Vec<Change>),
 ) {
     for (key, old) in old {
         match new.get(key) {
@@ -121,14 +143,5 @@ fn entries(mapping: &Value) -> BTreeMap<&str, &Value> {
         .into_iter()
         .flatten()
         .filter_map(|(key, value)| Some((key.as_str()?, value)))
-        .collect()
-}
-
-/// Buckets by their names, so that moving one within the list changes nothing.
-fn named(list: &Value) -> BTreeMap<&str, &Value> {
-    list.as_sequence()
-        .into_iter()
-        .flatten()
-        .filter_map(|item| Some((item.get("name")?.as_str()?, item)))
         .collect()
 }

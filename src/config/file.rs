@@ -15,6 +15,7 @@ use crate::secret::Secret;
 pub struct Sections {
     pub server: Value,
     pub admin: Value,
+    pub reload: Value,
     pub jwt: Option<Value>,
     pub buckets: Option<Vec<Value>>,
 }
@@ -23,8 +24,11 @@ pub struct Sections {
 pub struct File {
     pub server: Server,
     pub admin: Admin,
+    pub reload: Reload,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub jwt: Option<Jwt>,
+    /// Each serialized with the bucket that it becomes.
+    #[serde(skip)]
     pub buckets: Vec<Bucket>,
 }
 
@@ -37,6 +41,7 @@ pub struct Server {
     pub generation_header: bool,
     pub keepalive_seconds: u64,
     pub shutdown_grace_seconds: u64,
+    pub upgrade_socket: String,
 }
 
 impl Default for Server {
@@ -48,6 +53,7 @@ impl Default for Server {
             generation_header: false,
             keepalive_seconds: 75,
             shutdown_grace_seconds: 30,
+            upgrade_socket: "/run/yatagarasu/upgrade.sock".to_owned(),
         }
     }
 }
@@ -69,6 +75,47 @@ impl Default for Admin {
             value: Some(Value::String("admin".to_owned())),
         };
         Self { address: "127.0.0.1".to_owned(), port: None, claims: vec![admin] }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Reload {
+    pub watch: bool,
+    pub debounce_ms: u64,
+    pub poll_seconds: u64,
+    pub deadline_seconds: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub history_file: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub notify: Option<Notify>,
+}
+
+impl Default for Reload {
+    fn default() -> Self {
+        Self {
+            watch: false,
+            debounce_ms: 500,
+            poll_seconds: 30,
+            deadline_seconds: 30.0,
+            history_file: None,
+            notify: None,
+        }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Notify {
+    /// A secret, because the address of a webhook often is.
+    pub url: Option<Secret>,
+    pub on: Vec<String>,
+    pub timeout_seconds: f64,
+}
+
+impl Default for Notify {
+    fn default() -> Self {
+        Self { url: None, on: vec!["failure".to_owned()], timeout_seconds: 5.0 }
     }
 }
 

@@ -9,40 +9,77 @@ mod decode;
 mod file;
 pub mod problem;
 mod reference;
-mod source;
+pub mod source;
+pub mod stages;
 mod validate;
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_yaml::Value;
-use sha2::{Digest, Sha256};
 
 use crate::auth::Rule;
 use crate::auth::claims::Condition;
 use crate::auth::keys::Algorithm;
-use crate::routing::RouteTable;
+use crate::fault;
+use crate::routing::{Prefix, RouteTable};
 use crate::s3;
 use crate::s3::sigv4::Signer;
 use crate::secret::{REDACTED, Secret, TAG};
 use problem::{Place, Problems};
 use reference::References;
+use source::Content;
+use stages::Stages;
 
 /// A valid configuration, ready for use.
 #[derive(Debug)]
 pub struct Config {
     pub server: Server,
     pub operators: Operators,
+    pub reload: Reload,
     pub routes: RouteTable<Arc<Bucket>>,
+    /// In the order of the file.
+    pub buckets: Vec<Arc<Bucket>>,
     /// What a token must be made of; `None` when no shared secret is configured.
     pub minting: Option<Minting>,
     /// What is valid and yet perhaps not meant, one line each.
     pub warnings: Vec<String>,
     /// `sha256:` and the digest of the exact bytes of the file and of every file it refers to.
     pub digest: String,
+    /// Everything but the buckets, which carry their own part.
     effective: Value,
+}
+
+/// How the configuration itself is kept up to date.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reload {
+    /// The file watcher, when it is on.
+    pub watch: Option<Watch>,
+    /// How long one reload may take.
+    pub deadline: Duration,
+    /// Where the last good content and the history are kept.
+    pub history_file: Option<PathBuf>,
+    pub notify: Option<Notify>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Watch {
+    /// How long the files must have been left alone.
+    pub debounce: Duration,
+    /// Between two looks that nothing has caused.
+    pub poll: Duration,
+}
+
+/// Whom to tell of reloads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notify {
+    pub url: Secret,
+    pub on_success: bool,
+    pub on_failure: bool,
+    pub timeout: Duration,
 }
 
 #[derive(Debug)]
@@ -53,6 +90,8 @@ pub struct Server {
     /// How long a client's connection may wait for its next request.
     pub keepalive: Duration,
     pub shutdown_grace: Duration,
+    /// Where a new process waits for the listeners.
+    pub upgrade_socket: PathBuf,
 }
 
 /// The operators' endpoints.
@@ -68,15 +107,18 @@ pub struct Operators {
 pub struct Bucket {
     /// The operator's name for it; the label of its metrics.
     pub name: String,
+    pub prefix: Prefix,
     pub rule: Rule,
     pub store: s3::Bucket,
     pub signer: Signer,
     pub trust: Trust,
     pub timeouts: Timeouts,
+    /// Its section of the file, complete with defaults; secrets as fingerprints.
+    effective: Value,
 }
 
 /// Which certificates vouch for a store, DER-encoded; none means the system's roots.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Trust {
     pub roots: Vec<Vec<u8>>,
 }
@@ -110,7 +152,32 @@ pub struct Minting {
 impl Config {
     /// The effective configuration as YAML: defaults and references filled in, secrets redacted.
     pub fn show(&self) -> String {
-        serde_yaml::to_string(&redacted(&self.effective)).unwrap_or_else(|error| format!("# {error}\n"))
+        let mut whole = redacted(&self.effective);
+        if let Value::Mapping(sections) = &mut whole {
+            let buckets = self.buckets.iter().map(|bucket| redacted(&bucket.effective)).collect();
+            sections.insert("buckets".into(), Value::Sequence(buckets));
+        }
+        serde_yaml::to_string(&whole).unwrap_or_else(|error| format!("# {error}\n"))
+    }
+
+    /// Takes over from `old` every bucket that is the same, so that what hangs on a bucket, like its
+    /// signing key, lives on, and a generation costs only what it changes.
+    pub fn share_with(&mut self, old: &Self) {
+        // A rule contains the keys of the `jwt` block.
+        if self.effective.get("jwt") != old.effective.get("jwt") {
+            return;
+        }
+        let known: HashMap<&str, &Arc<Bucket>> =
+            old.buckets.iter().map(|bucket| (bucket.name.as_str(), bucket)).collect();
+        for bucket in &mut self.buckets {
+            if let Some(same) = known.get(bucket.name.as_str())
+                && same.effective == bucket.effective
+                && same.trust == bucket.trust
+            {
+                *bucket = (*same).clone();
+            }
+        }
+        self.routes = self.buckets.iter().map(|bucket| (bucket.prefix.clone(), bucket.clone())).collect();
     }
 }
 
@@ -126,22 +193,83 @@ fn redacted(value: &Value) -> Value {
     }
 }
 
-/// Reads and validates a configuration file, and nothing else: no network, no effect.
-pub fn load(path: &Path) -> Result<Config, Problems> {
-    let bytes = source::read(path, source::MAX_CONFIG_BYTES)
-        .map_err(|why| Problems::one(Place::root(), None, format!("`{}`: {why}", path.display())))?;
-    let directory = path.parent().unwrap_or(Path::new(""));
-    parse(&bytes, directory)
+/// Where a configuration comes from.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// The file as it is now.
+    File(PathBuf),
+    /// A text in place of the file at a path; what it refers to is read from the disk.
+    Text { path: PathBuf, text: Vec<u8> },
+    /// Everything as it was at another time; the disk is left alone.
+    Recorded { path: PathBuf, content: Content },
 }
 
-fn parse(bytes: &[u8], directory: &Path) -> Result<Config, Problems> {
+/// What came of reading a configuration.
+#[derive(Debug)]
+pub struct Loaded {
+    /// What was read, once, and judged; also when it is not valid.
+    pub content: Content,
+    pub digest: String,
+    pub outcome: Result<Config, Problems>,
+}
+
+/// Reads and validates a configuration file, and nothing else: no network, no effect.
+pub fn load(path: &Path) -> Result<Config, Problems> {
+    load_from(Source::File(path.to_owned()), &mut Stages::default()).outcome
+}
+
+/// As [`load`], from any source, with the time that each stage took.
+pub fn load_from(source: Source, stages: &mut Stages) -> Loaded {
+    let (path, read, recorded) = match source {
+        Source::File(path) => {
+            let read = stages.time("read", || {
+                fault::point("read");
+                source::read(&path, source::MAX_CONFIG_BYTES)
+            });
+            (path, read, None)
+        }
+        Source::Text { path, text } => (path, Ok(text), None),
+        Source::Recorded { path, content } => {
+            (path, content.file.ok_or(source::Unreadable::NotAFile), Some(content.referenced))
+        }
+    };
+    let directory = path.parent().unwrap_or(Path::new(""));
+    let mut references = match recorded {
+        None => References::new(directory),
+        Some(files) => References::recorded(directory, files),
+    };
+    let (file, mut outcome) = match read {
+        Ok(bytes) => {
+            let outcome = parse(&bytes, &mut references, stages);
+            (Some(bytes), outcome)
+        }
+        Err(why) => (None, Err(Problems::one(Place::root(), None, format!("`{}`: {why}", path.display())))),
+    };
+    let content = Content { file, referenced: references.files };
+    let digest = stages.time("digest", || content.digest());
+    if let Ok(config) = &mut outcome {
+        config.digest.clone_from(&digest);
+    }
+    Loaded { content, digest, outcome }
+}
+
+fn parse(bytes: &[u8], references: &mut References<'_>, stages: &mut Stages) -> Result<Config, Problems> {
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let line = bytes.iter().take(error.valid_up_to()).filter(|byte| **byte == b'\n').count() + 1;
         Problems::one(Place::root(), Some(line), "the file is not UTF-8; save it as UTF-8")
     })?;
-    let mut tree: Value = serde_yaml::from_str(text).map_err(|error| {
-        let line = error.location().map(|location| location.line());
-        Problems::one(Place::root(), line, format!("the file is not YAML: {}", without_position(&error)))
+    let mut problems = Problems::default();
+    let mut tree: Value = stages.time("parse", || {
+        fault::point("parse");
+        let mut tree: Value = serde_yaml::from_str(text).map_err(|error| {
+            let line = error.location().map(|location| location.line());
+            let why = format!("the file is not YAML: {}", without_position(&error));
+            Problems::one(Place::root(), line, why)
+        })?;
+        if let Err(error) = tree.apply_merge() {
+            problems.push(Place::root(), format!("a merge key `<<` cannot be followed: {error}"));
+        }
+        Ok::<_, Problems>(tree)
     })?;
     if tree.is_null() {
         return Err(Problems::one(
@@ -150,16 +278,17 @@ fn parse(bytes: &[u8], directory: &Path) -> Result<Config, Problems> {
             "the file is empty; write at least `buckets: []` if that is meant",
         ));
     }
-    let mut problems = Problems::default();
-    if let Err(error) = tree.apply_merge() {
-        problems.push(Place::root(), format!("a merge key `<<` cannot be followed: {error}"));
-    }
-    let mut references = References::new(directory);
-    references.fill(&mut tree, &Place::root(), &mut problems);
-    let file = read_sections(tree, &references, &mut problems);
-    let valid = validate::validate(file, &mut references, &mut problems);
+    stages.time("references", || {
+        fault::point("references");
+        references.fill(&mut tree, &Place::root(), &mut problems);
+    });
+    let valid = stages.time("validate", || {
+        fault::point("validate");
+        let file = read_sections(tree, references, &mut problems);
+        validate::validate(file, references, &mut problems)
+    });
     match valid {
-        Some(valid) if problems.is_empty() => Ok(Config { digest: digest(bytes, &references), ..valid }),
+        Some(valid) if problems.is_empty() => Ok(valid),
         _ => Err(problems.located_in(text)),
     }
 }
@@ -175,6 +304,7 @@ fn read_sections(tree: Value, references: &References<'_>, problems: &mut Proble
     file::File {
         server: decode::section(sections.server, &root.key("server"), written, problems),
         admin: decode::section(sections.admin, &root.key("admin"), written, problems),
+        reload: decode::section(sections.reload, &root.key("reload"), written, problems),
         jwt: sections.jwt.map(|jwt| decode::section(jwt, &root.key("jwt"), written, problems)),
         buckets: sections
             .buckets
@@ -197,17 +327,4 @@ fn without_position(error: &serde_yaml::Error) -> String {
         Some(position) => message[..position].to_owned(),
         None => message,
     }
-}
-
-fn digest(bytes: &[u8], references: &References<'_>) -> String {
-    let mut hash = Sha256::new();
-    hash.update(bytes);
-    // The files follow in the order of their paths, each with its length, so that no two sets of
-    // files give the same bytes.
-    for (path, content) in &references.files {
-        hash.update(path.as_os_str().as_encoded_bytes());
-        hash.update((content.len() as u64).to_be_bytes());
-        hash.update(content);
-    }
-    format!("sha256:{}", s3::sigv4::hex(&hash.finalize()))
 }

@@ -32,9 +32,11 @@ enum Unresolved {
 /// Fills in references and remembers what it did.
 pub struct References<'a> {
     /// Relative paths are relative to the configuration file.
-    directory: &'a Path,
-    /// The bytes of every file that was read.
-    pub files: BTreeMap<PathBuf, Vec<u8>>,
+    pub directory: &'a Path,
+    /// The bytes of every file that was asked for, `None` where it could not be read.
+    pub files: BTreeMap<PathBuf, Option<Vec<u8>>>,
+    /// Whether `files` is all there is, so that the disk is left alone.
+    is_complete: bool,
     /// The text, as written, of every value that held a reference. What such a value became may be a
     /// secret, so messages show this instead.
     pub written: BTreeMap<Place, String>,
@@ -42,7 +44,12 @@ pub struct References<'a> {
 
 impl<'a> References<'a> {
     pub fn new(directory: &'a Path) -> Self {
-        Self { directory, files: BTreeMap::new(), written: BTreeMap::new() }
+        Self { directory, files: BTreeMap::new(), is_complete: false, written: BTreeMap::new() }
+    }
+
+    /// References into files that were read at another time.
+    pub fn recorded(directory: &'a Path, files: BTreeMap<PathBuf, Option<Vec<u8>>>) -> Self {
+        Self { directory, files, is_complete: true, written: BTreeMap::new() }
     }
 
     /// Fills in every text at and below `value`.
@@ -133,12 +140,14 @@ impl<'a> References<'a> {
     /// The content of a file that the configuration names, read once however often it is named.
     pub fn file(&mut self, path: &Path) -> Result<Vec<u8>, String> {
         let path = self.directory.join(path);
-        if let Some(bytes) = self.files.get(&path) {
-            return Ok(bytes.clone());
+        match self.files.get(&path) {
+            Some(Some(bytes)) => return Ok(bytes.clone()),
+            _ if self.is_complete => return Err("was not recorded".to_owned()),
+            _ => {}
         }
-        let bytes = source::read(&path, source::MAX_REFERENCED_BYTES).map_err(|why| why.to_string())?;
-        self.files.insert(path, bytes.clone());
-        Ok(bytes)
+        let bytes = source::read(&path, source::MAX_REFERENCED_BYTES);
+        self.files.insert(path, bytes.as_ref().ok().cloned());
+        bytes.map_err(|why| why.to_string())
     }
 }
 

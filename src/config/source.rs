@@ -1,10 +1,16 @@
-//! Reading a file that may be anything: a folder, a pipe that never ends, gigabytes.
+//! What a configuration is read from: a file that may be anything (a folder, a pipe that never ends,
+//! gigabytes), or bytes that somebody has already. And the digest that tells two contents apart.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use thiserror::Error;
+
+use crate::s3::sigv4::hex;
 
 /// The largest configuration file. 100,000 buckets take about 40 MiB.
 pub const MAX_CONFIG_BYTES: u64 = 128 << 20;
@@ -34,4 +40,44 @@ pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, Unreadable> {
         return Err(Unreadable::TooLarge(limit));
     }
     Ok(bytes)
+}
+
+/// The exact bytes of a configuration: the file's, and those of every file that it refers to. What
+/// could not be read is there as `None`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Content {
+    pub file: Option<Vec<u8>>,
+    pub referenced: BTreeMap<PathBuf, Option<Vec<u8>>>,
+}
+
+impl Content {
+    /// `sha256:` and the digest of everything, in the order of the paths, each with its length, so
+    /// that no two contents give the same bytes.
+    pub fn digest(&self) -> String {
+        let mut hash = Sha256::new();
+        let mut add = |bytes: Option<&Vec<u8>>| match bytes {
+            Some(bytes) => {
+                hash.update((bytes.len() as u64).to_be_bytes());
+                hash.update(bytes);
+            }
+            None => hash.update([0xff; 8]),
+        };
+        add(self.file.as_ref());
+        for (path, bytes) in &self.referenced {
+            add(Some(&path.as_os_str().as_encoded_bytes().to_vec()));
+            add(bytes.as_ref());
+        }
+        format!("sha256:{}", hex(&hash.finalize()))
+    }
+
+    /// What is there now, for a configuration that refers to these files.
+    pub fn observe<'f>(path: &Path, referenced: impl IntoIterator<Item = &'f PathBuf>) -> Self {
+        let referenced = referenced.into_iter();
+        Self {
+            file: read(path, MAX_CONFIG_BYTES).ok(),
+            referenced: referenced
+                .map(|path| (path.clone(), read(path, MAX_REFERENCED_BYTES).ok()))
+                .collect(),
+        }
+    }
 }

@@ -7,7 +7,7 @@ use tracing::info;
 
 use super::rejection::{Rejection, UpstreamError};
 use crate::metrics::{Metrics, NO_BUCKET};
-use crate::reload::milliseconds;
+use crate::reload::attempt::milliseconds;
 
 /// What there is to say of a request that ended.
 pub struct Access<'a> {

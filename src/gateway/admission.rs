@@ -30,8 +30,8 @@ impl Admission {
         &self.bucket
     }
 
-    pub fn shared_bucket(&self) -> Arc<Bucket> {
-        self.bucket.clone()
+    pub fn shared_bucket(&self) -> &Arc<Bucket> {
+        &self.bucket
     }
 
     pub fn key(&self) -> &ObjectKey {

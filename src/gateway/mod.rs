@@ -8,6 +8,7 @@ mod rejection;
 pub mod resolver;
 mod upstream;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -21,8 +22,12 @@ use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 
-use crate::admin::{Endpoint, Operators};
+use crate::admin::{Body, Call, Endpoint, Operators};
 use crate::answer::Answer;
+use crate::config::Bucket;
+use crate::fault;
+use crate::reload::attempt::Trigger;
+use crate::reload::signals;
 use crate::s3;
 use access::{Access, CLIENT_CLOSED, count_upstream_error};
 use admission::{Refusal, admit};
@@ -40,26 +45,10 @@ const UNWANTED_BODY: Duration = Duration::from_secs(5);
 /// How many of a store's addresses one request tries.
 pub const MAX_ADDRESSES: usize = 3;
 
-/// What a port is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Surface {
-    /// Objects, health, and the operators' endpoints too.
-    Shared,
-    /// Objects and health.
-    Traffic,
-    /// The operators' endpoints and health.
-    Operators,
-}
-
-impl Surface {
-    fn serves(self, endpoint: Endpoint) -> bool {
-        endpoint.is_health() || self != Self::Traffic
-    }
-}
-
 /// The proxy of one port.
 pub struct Gateway {
-    pub surface: Surface,
+    /// Whether the port is the operators' own, where no objects are served.
+    pub is_for_operators: bool,
     pub operators: Arc<Operators>,
     pub resolver: Arc<Resolver>,
 }
@@ -69,6 +58,9 @@ impl ProxyHttp for Gateway {
     type CTX = Context;
 
     fn new_ctx(&self) -> Context {
+        if signals::take_pending() {
+            self.operators.reloader.trigger(Trigger::Signal { sender: None });
+        }
         Context {
             generation: self.operators.live.current(),
             in_flight: self.operators.lifecycle.request(),
@@ -112,14 +104,15 @@ impl ProxyHttp for Gateway {
             write(session, ctx, answer).await?;
             return Ok(true);
         }
-        let admitted = match self.surface {
-            Surface::Operators => Err(Rejection::NoRoute.into()),
-            Surface::Shared | Surface::Traffic => admit(&ctx.generation, request, SystemTime::now()),
+        let admitted = if self.is_for_operators {
+            Err(Rejection::NoRoute.into())
+        } else {
+            admit(&ctx.generation, request, SystemTime::now())
         };
         match admitted {
             Ok(admission) => {
                 session.set_write_timeout(Some(admission.bucket().timeouts.write));
-                ctx.bucket = Some(admission.shared_bucket());
+                ctx.bucket = Some(admission.shared_bucket().clone());
                 ctx.admission = Some(admission);
                 Ok(false)
             }
@@ -132,7 +125,7 @@ impl ProxyHttp for Gateway {
     }
 
     async fn upstream_peer(&self, _session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
-        let bucket = admitted(ctx)?.bucket();
+        let bucket = self.bucket_of(ctx)?.into_owned();
         let remaining = ctx.remaining(bucket.timeouts.total);
         if remaining.is_zero() {
             return Err(Error::new_up(ErrorType::ReadTimedout));
@@ -148,12 +141,11 @@ impl ProxyHttp for Gateway {
                 }
             };
         }
-        let bucket = admitted(ctx)?.bucket();
         let Some(address) = ctx.upstream.candidates.first() else {
             self.upstream_failed(ctx, UpstreamError::Resolve);
             return Err(Error::new_up(ErrorType::ConnectError));
         };
-        Ok(Box::new(upstream::peer(bucket, *address, remaining)))
+        Ok(Box::new(upstream::peer(&bucket, *address, remaining)))
     }
 
     fn fail_to_connect(
@@ -187,8 +179,8 @@ impl ProxyHttp for Gateway {
         ctx: &mut Context,
     ) -> Result<()> {
         let client = session.req_header();
-        *request =
-            upstream::signed_request(&client.method, &client.headers, admitted(ctx)?, SystemTime::now())?;
+        let bucket = self.bucket_of(ctx)?;
+        *request = upstream::signed_request(client, &bucket, admitted(ctx)?, SystemTime::now())?;
         ctx.upstream.sent_at = Some(Instant::now());
         Ok(())
     }
@@ -319,10 +311,33 @@ impl ProxyHttp for Gateway {
 }
 
 impl Gateway {
-    async fn operators_answer(&self, session: &Session, ctx: &Context) -> Option<Answer> {
+    async fn operators_answer(&self, session: &mut Session, ctx: &Context) -> Option<Answer> {
+        let endpoint = Endpoint::at(session.req_header().uri.path())?;
+        let is_shared = ctx.generation.config.operators.listen.is_none();
+        if !(self.is_for_operators || is_shared || endpoint.is_health()) {
+            return None;
+        }
+        let body = if endpoint.takes_a_body() { Some(read_body(session).await) } else { None };
         let request = session.req_header();
-        let endpoint = Endpoint::at(request.uri.path()).filter(|endpoint| self.surface.serves(*endpoint))?;
-        Some(self.operators.answer(endpoint, &ctx.generation, &request.method, &request.headers).await)
+        let call = Call {
+            endpoint,
+            method: &request.method,
+            headers: &request.headers,
+            query: request.uri.query().unwrap_or_default(),
+            body,
+        };
+        Some(self.operators.answer(call, &ctx.generation).await)
+    }
+
+    fn bucket_of<'c>(&self, ctx: &'c Context) -> Result<Cow<'c, Arc<Bucket>>> {
+        // The defect of a proxy that asks for the configuration again in a later phase.
+        if fault::is_active("two pointers") {
+            let current = self.operators.live.current();
+            let prefix = &admitted(ctx)?.bucket().prefix;
+            let found = current.config.buckets.iter().find(|bucket| bucket.prefix == *prefix);
+            return found.cloned().map(Cow::Owned).ok_or_else(|| Error::new_in(ErrorType::InternalError));
+        }
+        admitted(ctx).map(|admission| Cow::Borrowed(admission.shared_bucket()))
     }
 
     /// Counts a failure and keeps it as the reason, unless a later attempt succeeds.
@@ -345,6 +360,19 @@ fn request_id(session: &Session) -> String {
     };
     let given = session.get_header(REQUEST_ID).and_then(|value| value.to_str().ok());
     given.filter(|id| is_sane(id)).map_or_else(|| uuid::Uuid::now_v7().simple().to_string(), str::to_owned)
+}
+
+/// The body of an operator's request, up to the limit.
+async fn read_body(session: &mut Session) -> Body {
+    let mut body = Vec::new();
+    loop {
+        match session.as_downstream_mut().read_request_body().await {
+            Ok(Some(chunk)) if body.len() + chunk.len() > Body::MAX_BYTES => return Body::TooLarge,
+            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+            Ok(None) => return Body::Whole(body),
+            Err(_) => return Body::Broken,
+        }
+    }
 }
 
 async fn reject(session: &mut Session, ctx: &mut Context, rejection: Rejection) -> Result<()> {

@@ -5,7 +5,7 @@
 //! (`getaddrinfo`), so that `/etc/hosts` and the search domains of a container count. When a lookup
 //! fails, the addresses of the last one stay in use.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{info, warn};
 
 /// Between two lookups of a name in use: as long as Amazon's records live. A connection that stands
@@ -45,9 +45,24 @@ impl Resolver {
         Self { runtime, names: Arc::default() }
     }
 
-    /// Begins to look a name up, unless that is done already.
-    pub fn mention(&self, host: &str) {
-        self.name(host);
+    /// Has names looked up and waits for the answers, for `patience` at most; for a thread outside of
+    /// the runtime. Says what did not resolve.
+    pub fn warm<'n>(&self, hosts: impl Iterator<Item = &'n str>, patience: Duration) -> Vec<String> {
+        let deadline = Instant::now() + patience;
+        let hosts: BTreeSet<&str> = hosts.collect();
+        // All at once, then wait for each.
+        let names: Vec<(&str, Arc<Name>)> = hosts.iter().map(|host| (*host, self.name(host))).collect();
+        let mut warnings = Vec::new();
+        for (host, name) in names {
+            let mut known = name.addresses.subscribe();
+            let known =
+                self.runtime.block_on(async { timeout_at(deadline, known.wait_for(Option::is_some)).await });
+            let is_known = matches!(known, Ok(Ok(addresses)) if addresses.as_ref().is_some_and(|found| !found.is_empty()));
+            if !is_known {
+                warnings.push(format!("the name `{host}` of a store does not resolve yet"));
+            }
+        }
+        warnings
     }
 
     /// The addresses of a name, the one to try first in front; empty when there are none. Waits for

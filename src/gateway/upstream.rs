@@ -4,7 +4,6 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
-use http::HeaderMap;
 use http::header::{
     AUTHORIZATION, HOST, HeaderName, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
     IF_UNMODIFIED_SINCE, RANGE,
@@ -62,12 +61,13 @@ pub fn peer(bucket: &Bucket, address: IpAddr, remaining: Duration) -> HttpPeer {
 /// The request as the store gets it, signed over exactly what is sent. Made from nothing, so that
 /// what the client sent reaches the store only where it is named here.
 pub fn signed_request(
-    method: &http::Method,
-    client: &HeaderMap,
+    client: &RequestHeader,
+    bucket: &Bucket,
     admission: &Admission,
     now: SystemTime,
 ) -> Result<RequestHeader> {
-    let Bucket { store, signer, .. } = admission.bucket();
+    let Bucket { store, signer, .. } = bucket;
+    let method = &client.method;
     let path = store.path_of(admission.key());
     let query = admission.query();
     let signed =
@@ -82,7 +82,7 @@ pub fn signed_request(
     }
     request.insert_header(AUTHORIZATION, signed.authorization)?;
     for name in PASSED {
-        for value in client.get_all(&name) {
+        for value in client.headers.get_all(&name) {
             request.append_header(name.clone(), value.clone())?;
         }
     }

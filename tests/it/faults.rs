@@ -246,7 +246,7 @@ async fn several_addresses_are_tried_and_names_looked_up_again() {
     let buckets = bucket_at("photos", "/photos", &format!("http://store.test:{port}"), PUBLIC);
     // The store listens on the third address only.
     let hosts = "127.0.0.1 localhost\n127.0.0.8 store.test\n127.0.0.9 store.test\n127.0.0.1 store.test\n";
-    let surroundings = Surroundings { environment: vec![], hosts: Some(hosts.to_owned()) };
+    let surroundings = Surroundings { hosts: Some(hosts.to_owned()), ..Default::default() };
     let proxy = Proxy::start_in(&format!("buckets:\n{buckets}"), surroundings).await;
     for _ in 0..3 {
         assert_eq!(proxy.get("/photos/cat.jpg").await.status(), 200);

@@ -14,6 +14,13 @@ mod config; //    what the validator says
 mod objects; //   reading objects
 mod tokens; //    who may read
 mod reloading; // changing the configuration while it serves
+mod reload_switch; //   … G1 to G7: the switch and the requests under way
+mod reload_safety; //   … G8 to G14: safety
+mod reload_triggers; // … G15 to G24: triggers, the file watcher among them
+mod reload_state; //    … G25 to G32: what survives; ports that move
+mod reload_honesty; //  … G35 to G41, G47: reports, history, rollback
+mod reload_process; //  … G23, G45, G46, G48: systemd, process 1, upgrade
+mod reload_checkers; // … programs that are broken on purpose
 mod faults; //    stores and clients that fail
 mod ending; //    start, readiness, drain
 mod commands; //  the commands beside running

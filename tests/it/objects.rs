@@ -548,7 +548,8 @@ async fn credentials_come_from_the_environment_when_the_file_has_none() {
     let environment =
         [("AWS_ACCESS_KEY_ID", store::ACCESS_KEY), ("AWS_SECRET_ACCESS_KEY", store::SECRET_KEY)];
     let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
-    let proxy = Proxy::start_in(&config.replace(&keys, ""), Surroundings { environment, hosts: None }).await;
+    let proxy =
+        Proxy::start_in(&config.replace(&keys, ""), Surroundings { environment, ..Default::default() }).await;
     assert_eq!(proxy.get("/photos/cat.jpg").await.status(), 200);
 }
 
@@ -563,7 +564,7 @@ async fn a_bucket_may_be_a_host_name() {
         bucket_at("photos", "/photos", &endpoint, PUBLIC).replace("s3: {", "s3: { addressing: virtual,");
     let hosts = Some("127.0.0.1 localhost photos.store.test\n".to_owned());
     let proxy =
-        Proxy::start_in(&format!("buckets:\n{config}"), Surroundings { environment: vec![], hosts }).await;
+        Proxy::start_in(&format!("buckets:\n{config}"), Surroundings { hosts, ..Default::default() }).await;
     assert_eq!(proxy.get("/photos/a%20cat.jpg").await.text().await.expect("a text"), "a cat");
     let [received] = store.received().try_into().expect("one request");
     assert_eq!(received.target, "/a%20cat.jpg");

@@ -132,7 +132,7 @@ async fn no_output_ever_holds_a_secret() {
             .into_iter()
             .chain([("RUST_LOG".to_owned(), "trace".to_owned())])
             .collect(),
-        hosts: None,
+        ..Default::default()
     };
     let proxy = Proxy::start_in(&config(&good(secret)), surroundings).await;
     let mut outputs = String::new();

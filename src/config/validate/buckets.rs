@@ -24,7 +24,7 @@ impl Validator<'_, '_> {
         buckets: &mut [file::Bucket],
         place: &Place,
         jwt: Option<&Jwt>,
-    ) -> Vec<(Prefix, Arc<Bucket>)> {
+    ) -> Vec<Arc<Bucket>> {
         let mut valid = Vec::new();
         let mut prefixes: BTreeMap<Prefix, Vec<(usize, String)>> = BTreeMap::new();
         let mut names: HashMap<String, usize> = HashMap::new();
@@ -48,7 +48,17 @@ impl Validator<'_, '_> {
             if let (Some(name), Some(prefix), Some(rule), Some((store, signer, trust, timeouts))) =
                 (name, prefix, rule, store)
             {
-                valid.push((prefix, Arc::new(Bucket { name, rule, store, signer, trust, timeouts })));
+                let effective = serde_yaml::to_value(&*bucket).unwrap_or_default();
+                valid.push(Arc::new(Bucket {
+                    name,
+                    prefix,
+                    rule,
+                    store,
+                    signer,
+                    trust,
+                    timeouts,
+                    effective,
+                }));
             }
         }
         for (prefix, holders) in prefixes {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::file::{self, File};
 use super::problem::{Place, Problems};
 use super::reference::References;
-use super::{Config, Operators, Server};
+use super::{Config, Notify, Operators, Reload, Server, Watch};
 use crate::auth::Rule;
 use crate::auth::claims::Condition;
 use crate::auth::token::Source;
@@ -17,6 +17,9 @@ use jwt::Jwt;
 
 /// A day, the longest that anything may be made to wait.
 const MAX_SECONDS: f64 = 86_400.0;
+
+/// A longer pause than this is never what is meant.
+const MAX_DEBOUNCE: Duration = Duration::from_secs(60);
 
 /// More threads than this are a typing mistake.
 const MAX_THREADS: u64 = 1024;
@@ -28,6 +31,7 @@ pub fn validate(mut file: File, references: &mut References<'_>, problems: &mut 
     let server = validator.server(&file.server, &root.key("server"));
     let jwt = file.jwt.as_ref().map(|jwt| validator.jwt(jwt, &root.key("jwt")));
     let operators = validator.operators(&file.admin, &root.key("admin"), jwt.as_ref(), server.as_ref());
+    let reload = validator.reload(&file.reload, &root.key("reload"));
     let buckets = validator.buckets(&mut file.buckets, &root.key("buckets"), jwt.as_ref());
     let warnings = validator.warnings;
     let effective = serde_yaml::to_value(&file);
@@ -36,7 +40,9 @@ pub fn validate(mut file: File, references: &mut References<'_>, problems: &mut 
         server: server?,
         minting: jwt.and_then(|jwt| jwt.minting(operators.conditions)),
         operators: Operators { listen: operators.listen, rule: operators.rule },
-        routes: buckets.into_iter().collect(),
+        reload,
+        routes: buckets.iter().map(|bucket| (bucket.prefix.clone(), bucket.clone())).collect(),
+        buckets,
         warnings,
         digest: String::new(),
         effective: effective.ok()?,
@@ -97,7 +103,50 @@ impl Validator<'_, '_> {
                 &place.key("shutdown_grace_seconds"),
             ),
             threads: usize::try_from(threads).ok()?,
+            upgrade_socket: self.references.directory.join(&server.upgrade_socket),
             listen: listen?,
+        })
+    }
+
+    fn reload(&mut self, reload: &file::Reload, place: &Place) -> Reload {
+        let debounce = Duration::from_millis(reload.debounce_ms);
+        if debounce > MAX_DEBOUNCE {
+            let why = format!("is out of range; use 0 to {}", MAX_DEBOUNCE.as_millis());
+            self.refuse(&place.key("debounce_ms"), &reload.debounce_ms.to_string(), why);
+        }
+        let poll = self.seconds(reload.poll_seconds as f64, 1.0, &place.key("poll_seconds"));
+        let deadline = self.seconds(reload.deadline_seconds, 0.001, &place.key("deadline_seconds"));
+        Reload {
+            watch: reload.watch.then_some(Watch { debounce, poll }),
+            deadline,
+            history_file: reload.history_file.as_ref().map(|path| self.references.directory.join(path)),
+            notify: reload.notify.as_ref().and_then(|notify| self.notify(notify, &place.key("notify"))),
+        }
+    }
+
+    fn notify(&mut self, notify: &file::Notify, place: &Place) -> Option<Notify> {
+        let Some(url) = notify.url.clone() else {
+            self.missing(place.key("url"), "say whom to tell");
+            return None;
+        };
+        let is_url = url.expose().parse::<http::Uri>().is_ok_and(|uri| {
+            matches!(uri.scheme_str(), Some("http" | "https"))
+                && uri.host().is_some_and(|host| !host.is_empty())
+        });
+        if !is_url {
+            self.problems.push(place.key("url"), "is not an http or https URL");
+        }
+        for (index, on) in notify.on.iter().enumerate() {
+            if !matches!(on.as_str(), "success" | "failure") {
+                self.refuse(&place.key("on").index(index), on, "is no outcome; use success or failure");
+            }
+        }
+        let on = |outcome: &str| notify.on.iter().any(|on| on == outcome);
+        Some(Notify {
+            url,
+            on_success: on("success"),
+            on_failure: on("failure"),
+            timeout: self.seconds(notify.timeout_seconds, 0.001, &place.key("timeout_seconds")),
         })
     }
 

@@ -35,6 +35,8 @@ pub struct Proxy {
 #[derive(Default)]
 pub struct Surroundings {
     pub environment: Vec<(String, String)>,
+    /// Beside `--config`.
+    pub arguments: Vec<String>,
     /// Replaces `/etc/hosts` for this process. Linux only.
     pub hosts: Option<String>,
 }
@@ -87,8 +89,10 @@ impl Proxy {
         let child = command
             .arg("--config")
             .arg(&path)
+            .args(&surroundings.arguments)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("YATAGARASU_FAULT_FILE", folder.path().join("fault"))
             .envs(environment)
             .stdout(Stdio::null())
             .stderr(log)
@@ -130,6 +134,32 @@ impl Proxy {
         let response = request.send().await.expect("an answer");
         let status = response.status().as_u16();
         (status, json(response).await)
+    }
+
+    /// `POST` to an operator's endpoint: status and body.
+    pub async fn post(&self, path: &str) -> (u16, Value) {
+        self.send(http().post(self.url(path))).await
+    }
+
+    /// An operator's request with a token of its own.
+    pub async fn send(&self, request: reqwest::RequestBuilder) -> (u16, Value) {
+        let response = request.bearer_auth(super::admin_token()).send().await.expect("an answer");
+        let status = response.status().as_u16();
+        (status, json(response).await)
+    }
+
+    /// `GET /admin/status`
+    pub async fn status(&self) -> Value {
+        json(self.get_as("/admin/status", &super::admin_token()).await).await
+    }
+
+    pub async fn generation(&self) -> u64 {
+        self.metric("config_generation").await as u64
+    }
+
+    /// Makes something go wrong on demand; nothing does with an empty text.
+    pub fn fault(&self, what: &str) {
+        fs::write(self.folder.path().join("fault"), what).expect("written");
     }
 
     /// Sends SIGHUP and waits until the reload has ended.

@@ -1,0 +1,43 @@
+//! The stages of a reload: how long each took, and which one is under way.
+
+use std::borrow::Cow;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+type Name = Cow<'static, str>;
+
+#[derive(Debug, Clone, Default)]
+pub struct Stages {
+    done: Vec<(Name, Duration)>,
+    current: Current,
+}
+
+/// The stage under way, for whoever waits outside and may give up.
+#[derive(Debug, Clone, Default)]
+pub struct Current(Arc<Mutex<Name>>);
+
+impl Current {
+    pub fn name(&self) -> Name {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Stages {
+    /// Does something and remembers how long it took.
+    pub fn time<T>(&mut self, name: impl Into<Name>, stage: impl FnOnce() -> T) -> T {
+        let name = name.into();
+        self.current.0.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&name);
+        let started = Instant::now();
+        let result = stage();
+        self.done.push((name, started.elapsed()));
+        result
+    }
+
+    pub fn current(&self) -> Current {
+        self.current.clone()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&str, Duration)> {
+        self.done.iter().map(|(name, duration)| (name.as_ref(), *duration))
+    }
+}

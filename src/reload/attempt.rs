@@ -1,0 +1,262 @@
+//! What a reload is asked to do, and what came of it.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+use thiserror::Error;
+
+use crate::config::Config;
+use crate::config::changes::{Change, PendingRestart};
+use crate::config::problem::Problems;
+use crate::config::stages::Stages;
+
+/// Who asked for a reload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trigger {
+    /// SIGHUP, and who sent it, where the kernel tells.
+    Signal { sender: Option<(i32, u32)> },
+    /// An operator's endpoint, with the `sub` of the token.
+    Admin { path: &'static str, subject: Option<String> },
+    /// The file changed.
+    Watcher,
+    /// The program that this one is a part of.
+    Program,
+}
+
+impl Trigger {
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Signal { .. } => "signal",
+            Self::Admin { .. } => "admin",
+            Self::Watcher => "watcher",
+            Self::Program => "program",
+        }
+    }
+
+    /// Who it was, as far as that is known.
+    pub fn actor(&self) -> Option<String> {
+        match self {
+            Self::Signal { sender: Some((pid, uid)) } => Some(format!("pid {pid}, uid {uid}")),
+            Self::Admin { subject, .. } => subject.clone(),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Trigger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Signal { .. } => f.write_str("SIGHUP")?,
+            Self::Admin { path, .. } => write!(f, "POST {path}")?,
+            Self::Watcher => f.write_str("file watcher")?,
+            Self::Program => f.write_str("program")?,
+        }
+        match self.actor() {
+            Some(actor) => write!(f, " by {actor:?}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Where the new configuration comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum From {
+    /// The file as it is now.
+    File,
+    /// A text in the file's place.
+    Text(Vec<u8>),
+    /// An earlier generation; `None` is the one before the current one.
+    Generation(Option<u64>),
+}
+
+/// Under which conditions it takes effect.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Conditions {
+    /// Only says what would happen.
+    pub dry_run: bool,
+    /// Not when a key would wait for a restart.
+    pub strict: bool,
+    /// Only this content.
+    pub expect_digest: Option<String>,
+    /// Only while this content is in service (RFC 9110, section 13.1.1).
+    pub if_match: Option<String>,
+}
+
+/// Why a reload was refused. Everything stays as it was.
+#[derive(Debug, Error)]
+pub enum Refusal {
+    #[error("{0}")]
+    Invalid(Problems),
+    #[error("the hook `{hook}` refused: {reason}")]
+    Vetoed { hook: String, reason: String },
+    #[error("{}", strict(.0))]
+    PendingRestart(Vec<PendingRestart>),
+    #[error("the content has the digest {found}, and {expected} was expected")]
+    OtherDigest { expected: String, found: String },
+    #[error("the digest in service is {0}, which is not the one in If-Match")]
+    Superseded(String),
+    #[error("not done within {} seconds, in the stage `{stage}`", .deadline.as_secs_f64())]
+    Late { stage: Cow<'static, str>, deadline: Duration },
+    #[error("a panic in the stage `{0}`; the log has the details")]
+    Panicked(Cow<'static, str>),
+    #[error("{0}")]
+    Listener(String),
+    #[error("generation {0} is not in the history")]
+    NoSuchGeneration(u64),
+    #[error("there is no earlier generation")]
+    NoEarlierGeneration,
+    #[error("no thread could be started: {0}")]
+    NoThread(String),
+}
+
+fn strict(pending: &[PendingRestart]) -> String {
+    let keys: Vec<&str> = pending.iter().map(|pending| pending.key).collect();
+    format!("restart required for {}", keys.join(", "))
+}
+
+impl Refusal {
+    /// The HTTP status that says so.
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::Invalid(_) | Self::Vetoed { .. } | Self::Listener(_) => 400,
+            Self::NoSuchGeneration(_) | Self::NoEarlierGeneration => 404,
+            Self::PendingRestart(_) | Self::OtherDigest { .. } => 409,
+            Self::Superseded(_) => 412,
+            Self::Panicked(_) | Self::NoThread(_) => 500,
+            Self::Late { .. } => 504,
+        }
+    }
+
+    /// On one line, for the `error` of an answer.
+    pub fn summary(&self) -> String {
+        match self {
+            Self::Invalid(problems) => problems.summary(),
+            other => other.to_string(),
+        }
+    }
+
+    /// One line a problem.
+    pub fn lines(&self) -> Vec<String> {
+        match self {
+            Self::Invalid(problems) => problems.lines().collect(),
+            other => vec![other.to_string()],
+        }
+    }
+}
+
+#[derive(Debug)]
+pub enum Verdict {
+    Published,
+    /// It would have been.
+    DryRunOk,
+    Refused(Refusal),
+}
+
+/// One attempt to reload, ended.
+#[derive(Debug)]
+pub struct Attempt {
+    pub id: String,
+    /// All who share it.
+    pub triggers: Vec<Trigger>,
+    pub verdict: Verdict,
+    /// In service after it.
+    pub generation: u64,
+    /// Of what was tried, if it got that far.
+    pub digest: Option<String>,
+    pub changes: Vec<Change>,
+    pub pending_restart: Vec<PendingRestart>,
+    pub warnings: Vec<String>,
+    pub stages: Stages,
+    pub at: SystemTime,
+    pub duration: Duration,
+    /// What was put into service, to roll back to and to look at.
+    pub config: Option<Arc<Config>>,
+}
+
+impl Attempt {
+    pub fn is_refused(&self) -> bool {
+        matches!(self.verdict, Verdict::Refused(_))
+    }
+
+    pub fn outcome(&self) -> &'static str {
+        match self.verdict {
+            Verdict::Published => "published",
+            Verdict::DryRunOk => "dry_run_ok",
+            Verdict::Refused(_) => "refused",
+        }
+    }
+
+    pub fn status(&self) -> u16 {
+        match &self.verdict {
+            Verdict::Published | Verdict::DryRunOk => 200,
+            Verdict::Refused(refusal) => refusal.status(),
+        }
+    }
+
+    /// The answer of the operators' endpoints, and what the history keeps.
+    pub fn report(&self) -> Value {
+        let stages: serde_json::Map<String, Value> =
+            self.stages.iter().map(|(name, took)| (name.to_owned(), milliseconds(took).into())).collect();
+        let mut report = json!({
+            "attempt": self.id,
+            "outcome": self.outcome(),
+            "trigger": join(self.triggers.iter().map(Trigger::kind), ", "),
+            "actor": join(self.triggers.iter().filter_map(Trigger::actor), ", "),
+            "requests": self.triggers.len(),
+            "config_generation": self.generation,
+            "digest": self.digest,
+            "timestamp": unix_seconds(self.at),
+            "duration_ms": milliseconds(self.duration),
+            "stages_ms": stages,
+            "changes": self.changes,
+            "pending_restart": self.pending_restart,
+            "warnings": self.warnings,
+        });
+        let said = match &self.verdict {
+            Verdict::Published => json!({
+                "status": "success",
+                "message": "Configuration reloaded successfully",
+                "unchanged": self.changes.is_empty(),
+            }),
+            Verdict::DryRunOk => json!({
+                "status": "success",
+                "message": "Configuration is valid; nothing was changed",
+                "unchanged": self.changes.is_empty(),
+            }),
+            Verdict::Refused(refusal) => json!({
+                "status": "error",
+                "message": "Configuration reload failed",
+                "error": refusal.summary(),
+                "errors": refusal.lines(),
+            }),
+        };
+        if let (Value::Object(report), Value::Object(said)) = (&mut report, said) {
+            report.extend(said);
+        }
+        report
+    }
+}
+
+/// Each text once, in the order of the first ones.
+pub fn join<T: fmt::Display>(items: impl IntoIterator<Item = T>, separator: &str) -> String {
+    let mut texts: Vec<String> = Vec::new();
+    for item in items {
+        let text = item.to_string();
+        if !texts.contains(&text) {
+            texts.push(text);
+        }
+    }
+    texts.join(separator)
+}
+
+/// With the precision of a microsecond.
+pub fn milliseconds(duration: Duration) -> f64 {
+    duration.as_micros() as f64 / 1000.0
+}
+
+pub fn unix_seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}

@@ -1,0 +1,71 @@
+//! What systemd is told of a service of `Type=notify-reload` (`sd_notify(3)`, `systemd.service(5)`).
+//! Without `NOTIFY_SOCKET` in the environment nothing happens.
+
+use std::thread;
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+
+use super::attempt::{Attempt, Verdict};
+
+/// The service is up.
+pub fn ready(generation: u64) {
+    let status = format!("generation {generation} is in service");
+    send(&[NotifyState::Ready, NotifyState::Status(&status)]);
+}
+
+/// A reload begins. The time must be in the same datagram.
+pub fn reloading() {
+    if let Ok(now) = NotifyState::monotonic_usec_now() {
+        send(&[NotifyState::Reloading, now]);
+    }
+}
+
+/// A reload has ended, whatever came of it; the status says what.
+pub fn reloaded(attempt: &Attempt) {
+    let status = match &attempt.verdict {
+        Verdict::Published => format!("generation {} is in service", attempt.generation),
+        Verdict::DryRunOk => format!("generation {} is in service; a file was checked", attempt.generation),
+        Verdict::Refused(refusal) => {
+            format!(
+                "generation {} stays in service; the reload failed: {}",
+                attempt.generation,
+                refusal.summary()
+            )
+        }
+    };
+    // A status is one line.
+    let status = status.replace('\n', " ");
+    send(&[NotifyState::Ready, NotifyState::Status(&status)]);
+}
+
+/// The drain has begun.
+pub fn stopping() {
+    send(&[NotifyState::Stopping]);
+}
+
+/// Another process is the service now.
+pub fn main_pid(pid: u32) {
+    send(&[NotifyState::MainPid(pid)]);
+}
+
+/// Reports as often as systemd asks for, if it does, for as long as `is_alive` answers.
+pub fn watchdog(is_alive: impl Fn() -> bool + Send + 'static) {
+    let Some(limit) = sd_notify::watchdog_enabled() else { return };
+    let interval = (limit / 2).max(Duration::from_millis(10));
+    let keep = move || {
+        loop {
+            if is_alive() {
+                send(&[NotifyState::Watchdog]);
+            }
+            thread::sleep(interval);
+        }
+    };
+    // Without the thread systemd ends the service, which is what a watchdog is for.
+    let _ = thread::Builder::new().name("watchdog".to_owned()).spawn(keep);
+}
+
+fn send(states: &[NotifyState<'_>]) {
+    // systemd may be gone; the service goes on.
+    let _ = sd_notify::notify(states);
+}

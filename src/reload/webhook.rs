@@ -1,0 +1,78 @@
+//! Tells a webhook of reloads, on a thread of its own: a slow or dead receiver delays nothing.
+
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::Duration;
+
+use tracing::warn;
+
+use super::attempt::Attempt;
+use crate::config::Notify;
+
+/// Attempts to deliver one message, and the pause between them.
+const TRIES: u32 = 3;
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Messages that may wait.
+const QUEUE: usize = 64;
+
+#[derive(Debug, Default)]
+pub struct Webhook(OnceLock<Option<SyncSender<Message>>>);
+
+#[derive(Debug)]
+struct Message {
+    attempt: Arc<Attempt>,
+    notify: Notify,
+}
+
+impl Webhook {
+    /// Sends the report of an attempt, if its outcome is of interest. Never waits.
+    pub fn tell(&self, attempt: &Arc<Attempt>, notify: Option<&Notify>) {
+        let Some(notify) = notify else { return };
+        if !(if attempt.is_refused() { notify.on_failure } else { notify.on_success }) {
+            return;
+        }
+        let queue = self.0.get_or_init(start);
+        let message = Message { attempt: attempt.clone(), notify: notify.clone() };
+        if queue.as_ref().is_none_or(|queue| queue.try_send(message).is_err()) {
+            warn!(attempt = attempt.id, "the webhook is not told: too many messages wait already");
+        }
+    }
+}
+
+fn start() -> Option<SyncSender<Message>> {
+    let (queue, messages) = sync_channel::<Message>(QUEUE);
+    let deliver = move || {
+        for message in messages {
+            message.deliver();
+        }
+    };
+    thread::Builder::new().name("webhook".to_owned()).spawn(deliver).ok().map(|_| queue)
+}
+
+impl Message {
+    fn deliver(&self) {
+        let agent: ureq::Agent =
+            ureq::Agent::config_builder().timeout_global(Some(self.notify.timeout)).build().into();
+        let body = self.attempt.report().to_string();
+        for attempt in 1..=TRIES {
+            let request = agent.post(self.notify.url.expose()).header("Content-Type", "application/json");
+            match request.send(&body) {
+                Ok(_) => return,
+                // The error may quote the address, which may be a secret.
+                Err(ureq::Error::StatusCode(status)) => {
+                    warn!(attempt = self.attempt.id, status, "the webhook refused a message");
+                    // Another try does not help against our own mistake.
+                    if (400..500).contains(&status) {
+                        return;
+                    }
+                }
+                Err(_) => warn!(attempt = self.attempt.id, "the webhook cannot be reached"),
+            }
+            if attempt < TRIES {
+                thread::sleep(PAUSE * attempt);
+            }
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! The composition root: what the process is made of, the order in which it starts and ends.
+
+mod ports;
+mod upgrade;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow};
+use pingora::apps::HttpServerOptions;
+use pingora::proxy::{HttpProxy, http_proxy};
+use pingora::server::configuration::ServerConf;
+use tokio::time::{Instant, timeout, timeout_at};
+use tracing::{error, info, warn};
+
+use crate::admin::Operators;
+use crate::config::Config;
+use crate::config::source::Content;
+use crate::gateway::resolver::Resolver;
+use crate::gateway::{Gateway, MAX_ADDRESSES};
+use crate::generation::Live;
+use crate::lifecycle::Lifecycle;
+use crate::logging;
+use crate::metrics::Metrics;
+use crate::reload::signals::{Actions, Caught};
+use crate::reload::watcher::Watcher;
+use crate::reload::{Notice, Reloader, Surroundings, systemd};
+use crate::s3::Host;
+use ports::{Ports, Role, bind_all};
+use upgrade::Waiting;
+
+/// Idle connections to stores that are kept, per thread.
+const POOLED_CONNECTIONS_PER_THREAD: usize = 256;
+
+/// How long the names of new stores may take before a configuration goes into service without them.
+const WARM: Duration = Duration::from_secs(2);
+
+/// What a process starts with.
+pub struct Start {
+    pub path: PathBuf,
+    pub config: Config,
+    /// What the configuration was read from.
+    pub content: Content,
+    /// Whether the listeners come from a process that runs already.
+    pub upgrade: bool,
+}
+
+/// Runs until the process is told to end. Returns when everything under way is done or the grace
+/// period is over.
+pub fn run(start: Start, signals: Caught, log: logging::Guard) -> Result<()> {
+    let Start { path, config, content, upgrade } = start;
+    for warning in &config.warnings {
+        warn!("{warning}");
+    }
+    let handed_over = if upgrade {
+        let socket = &config.server.upgrade_socket;
+        info!(socket = %socket.display(), "waiting for the listeners; send SIGQUIT to the process that has them");
+        Some(Waiting::at(socket)?.receive()?)
+    } else {
+        None
+    };
+    let (at_hand, handed_over) = match handed_over {
+        Some(mut handed_over) => (std::mem::take(&mut handed_over.listeners), Some(handed_over)),
+        None => (Vec::new(), None),
+    };
+    let listeners = bind_all(&config, at_hand).map_err(|error| anyhow!(error))?;
+    let threads = config.server.threads;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_name("worker")
+        .enable_all()
+        .build()
+        .context("the threads cannot be started")?;
+    let _entered = runtime.enter();
+
+    let live = Arc::new(Live::new(Arc::new(config)));
+    let metrics = Arc::new(Metrics::new().context("the metrics cannot be registered")?);
+    let lifecycle = Arc::new(Lifecycle::default());
+    let resolver = Arc::new(Resolver::new(runtime.handle().clone()));
+    let watcher = Watcher::new();
+    let watcher_status = watcher.status();
+
+    // The ports need proxies, the proxies the reloader, and the reloader the ports.
+    let ports_slot = Arc::new(std::sync::OnceLock::<Arc<Ports>>::new());
+    let surroundings = {
+        let (resolver, ports, waker) = (resolver.clone(), ports_slot.clone(), watcher.waker());
+        Surroundings {
+            warm: Box::new(move |config| resolver.warm(store_names(config), WARM)),
+            prepare: Box::new(move |config| match ports.get() {
+                Some(ports) => ports.prepare(config),
+                None => Err("the process is starting".to_owned()),
+            }),
+            notice: Box::new(move |notice| match notice {
+                Notice::Reloading => systemd::reloading(),
+                Notice::Ended(attempt) => {
+                    systemd::reloaded(attempt);
+                    waker.reconsider();
+                }
+            }),
+        }
+    };
+    let reloader = Reloader::start(path.clone(), live.clone(), &content, metrics.clone(), surroundings)
+        .context("the reloader cannot be started")?;
+    let reloader = Arc::new(reloader);
+    drop(content);
+    let operators = Arc::new(Operators {
+        live: live.clone(),
+        reloader: reloader.clone(),
+        metrics,
+        lifecycle: lifecycle.clone(),
+        watcher: watcher_status,
+    });
+    let proxies = [Role::Traffic, Role::Operators]
+        .map(|role| (role, proxy(role, threads, operators.clone(), resolver.clone())));
+    let ports = Arc::new(Ports::new(runtime.handle().clone(), HashMap::from(proxies)));
+    let _ = ports_slot.set(ports.clone());
+    // Without waiting: the first requests wait for themselves.
+    resolver.warm(store_names(&live.current().config), Duration::ZERO);
+    ports.open(listeners).context("the ports cannot be served")?;
+    watcher.start(reloader.clone()).context("the watcher cannot be started")?;
+    if let Some(handed_over) = handed_over {
+        handed_over.serving().context("the old process cannot be told that it may end")?;
+        systemd::main_pid(std::process::id());
+    }
+    announce_start(&path, &live);
+    signals.act(reloader, actions(&live, &ports, &lifecycle)).context("signals cannot be caught")?;
+    {
+        let live = live.clone();
+        systemd::watchdog(move || live.current().number > 0);
+    }
+
+    runtime.block_on(async {
+        lifecycle.drained().await;
+        systemd::stopping();
+        let grace = live.current().config.server.shutdown_grace;
+        let deadline = Instant::now() + grace;
+        info!(grace_seconds = grace.as_secs(), "draining");
+        ports.drain();
+        // New connections are still taken while old requests run, so that whoever asks for readiness
+        // hears 503 and goes elsewhere; but not to the end, or they would be cut.
+        let _ = timeout(grace / 2, lifecycle.idle()).await;
+        ports.close().await;
+        match timeout_at(deadline, ports.closed()).await {
+            Ok(()) => info!("drained"),
+            Err(_) => warn!(
+                requests = lifecycle.requests_in_flight(),
+                "the grace period is over; requests under way are cut"
+            ),
+        }
+    });
+    runtime.shutdown_background();
+    drop(log);
+    Ok(())
+}
+
+fn actions(live: &Arc<Live>, ports: &Arc<Ports>, lifecycle: &Arc<Lifecycle>) -> Actions {
+    let drain = {
+        let lifecycle = lifecycle.clone();
+        move || lifecycle.drain()
+    };
+    let hand_over = {
+        let (live, ports, lifecycle) = (live.clone(), ports.clone(), lifecycle.clone());
+        move || {
+            let socket = live.current().config.server.upgrade_socket.clone();
+            let handed_over = ports
+                .listeners()
+                .map_err(anyhow::Error::from)
+                .and_then(|listeners| upgrade::hand_over(&socket, &listeners));
+            match handed_over {
+                Ok(pid) => {
+                    info!(pid, "another process serves now");
+                    lifecycle.drain();
+                }
+                Err(error) => error!("the listeners stay here: {error:#}"),
+            }
+        }
+    };
+    Actions {
+        drain: Box::new(drain),
+        hand_over: Box::new(hand_over),
+        // The log is lost with the process, so that nothing can hold it up.
+        exit: Box::new(|| std::process::exit(0)),
+    }
+}
+
+fn proxy(
+    role: Role,
+    threads: usize,
+    operators: Arc<Operators>,
+    resolver: Arc<Resolver>,
+) -> Arc<HttpProxy<Gateway>> {
+    let gateway = Gateway { is_for_operators: role == Role::Operators, operators, resolver };
+    let mut proxy = http_proxy(&Arc::new(pingora_conf(threads)), gateway);
+    let mut options = HttpServerOptions::default();
+    // Refused by us like every other method, with `Allow`, a log line and a count.
+    options.allow_connect_method_proxying = true;
+    proxy.server_options = Some(options);
+    Arc::new(proxy)
+}
+
+fn pingora_conf(threads: usize) -> ServerConf {
+    ServerConf {
+        threads,
+        upstream_keepalive_pool_size: POOLED_CONNECTIONS_PER_THREAD,
+        // Attempts in all: each address once, and one more for a connection that had gone stale.
+        max_retries: MAX_ADDRESSES + 1,
+        ..ServerConf::default()
+    }
+}
+
+/// The host names of all stores, to be looked up before a request needs them.
+fn store_names(config: &Config) -> impl Iterator<Item = &str> {
+    config.buckets.iter().filter_map(|bucket| match bucket.store.host() {
+        Host::Name(name) => Some(name.as_str()),
+        Host::Address(_) => None,
+    })
+}
+
+fn announce_start(path: &Path, live: &Live) {
+    let generation = live.current();
+    let config = &generation.config;
+    let pid = std::process::id();
+    let operators = config.operators.listen.unwrap_or(config.server.listen);
+    systemd::ready(generation.number);
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        pid,
+        address = %config.server.listen,
+        admin_address = %operators,
+        config = %path.display(),
+        digest = config.digest,
+        generation = generation.number,
+        "serving; reload with kill -HUP {pid}"
+    );
+}

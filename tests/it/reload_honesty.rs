@@ -1,0 +1,362 @@
+//! Honesty: G35 to G41 and G47 of the promises in `docs/CONFIG_RELOAD.md`.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::harness::raw::Raw;
+use crate::harness::*;
+
+fn at_prefix(stack: &Stack, prefix: &str) -> String {
+    Stack::config(&stack.store, "").replace("/photos", prefix)
+}
+
+#[tokio::test]
+async fn g35_what_waits_for_a_restart_is_reported_until_it_is_put_back() {
+    let stack = Stack::with("server: { address: 127.0.0.1, port: {port}, threads: 2 }").await;
+    let changed = "server: { address: 127.0.0.1, port: {port}, threads: 3, generation_header: true }";
+    stack.proxy.write_config(&Stack::config(&stack.store, changed));
+    let (status, answer) = stack.proxy.post("/admin/reload?strict=true").await;
+    assert_eq!((status, answer["error"].as_str()), (409, Some("restart required for server.threads")));
+    assert_eq!(stack.proxy.generation().await, 1);
+    let (status, answer) = stack.proxy.reload(&admin_token()).await;
+    assert_eq!(status, 200, "{answer}");
+    let pending = json!([{ "key": "server.threads", "running": 2, "file": 3 }]);
+    assert_eq!(answer["pending_restart"], pending);
+    assert_eq!(stack.proxy.metric("config_pending_restart").await, 1.0);
+    assert_eq!(stack.proxy.status().await["pending_restart"], pending);
+    // What else the file says is in effect.
+    assert_eq!(stack.proxy.get("/photos/cat.jpg").await.headers()["x-config-generation"], "2");
+    // An invalid file in between does not make one forget.
+    stack.proxy.write_config("buckets: 1");
+    assert_eq!(stack.proxy.reload(&admin_token()).await.0, 400);
+    assert_eq!(stack.proxy.status().await["pending_restart"], pending);
+
+    stack.proxy.write_config(&Stack::config(
+        &stack.store,
+        "server: { address: 127.0.0.1, port: {port}, threads: 2 }",
+    ));
+    let (_, answer) = stack.proxy.reload(&admin_token()).await;
+    assert_eq!(answer["pending_restart"], json!([]));
+    assert_eq!(stack.proxy.metric("config_pending_restart").await, 0.0);
+}
+
+#[tokio::test]
+async fn g36_the_change_report_stands_in_the_answer_the_status_and_the_log() {
+    let stack = Stack::start().await;
+    let next = at_prefix(&stack, "/next").replace(store::SECRET_KEY, "another-secret-key");
+    let extra = bucket("extra", "/extra", &stack.store, PUBLIC);
+    stack.proxy.write_config(&format!("{next}{extra}"));
+    let (_, answer) = stack.proxy.reload(&admin_token()).await;
+    let expected = json!([
+        { "path": "buckets[extra]", "kind": "added" },
+        { "path": "buckets[papers].s3.secret_key", "kind": "changed", "old": "[redacted]", "new": "[redacted]" },
+        { "path": "buckets[photos].path_prefix", "kind": "changed", "old": "/photos", "new": "/next" },
+        { "path": "buckets[photos].s3.secret_key", "kind": "changed", "old": "[redacted]", "new": "[redacted]" },
+    ]);
+    assert_eq!(answer["changes"], expected);
+    let status = stack.proxy.status().await;
+    assert_eq!((&status["last_reload"]["changes"], &status["history"][0]["changes"]), (&expected, &expected));
+    let line = stack.proxy.log().into_iter().find(|line| line["outcome"] == "published").expect("a line");
+    let changes = line["changes"].as_str().expect("a text");
+    assert!(changes.contains("buckets[photos].path_prefix: \"/photos\" → \"/next\""), "{changes}");
+    assert!(
+        line["trigger"] == "POST /admin/reload by \"ann\"" && line["attempt"] == answer["attempt"],
+        "{line}"
+    );
+    // The time of every stage.
+    for stage in ["read", "parse", "references", "validate", "warm", "bind", "publish"] {
+        assert!(answer["stages_ms"][stage].is_number(), "{stage} in {answer}");
+    }
+}
+
+#[tokio::test]
+async fn g37_an_earlier_generation_comes_back_as_a_new_one() {
+    let stack = Stack::start().await;
+    for prefix in ["/two", "/three"] {
+        stack.proxy.write_config(&at_prefix(&stack, prefix));
+        assert_eq!(stack.proxy.reload(&admin_token()).await.0, 200);
+    }
+    // The disk is not looked at.
+    fs::remove_file(stack.proxy.config_path()).expect("removed");
+    let started = Instant::now();
+    let (status, answer) = stack.proxy.post("/admin/rollback").await;
+    let took = started.elapsed();
+    assert_eq!((status, &answer["config_generation"]), (200, &json!(4)), "{answer}");
+    assert!(answer["duration_ms"].as_f64().expect("a number") < 10.0, "{took:?} {answer}");
+    assert_eq!(stack.proxy.get("/two/cat.jpg").await.status(), 200);
+    let status = stack.proxy.status().await;
+    assert_eq!(status["drift"], true, "the file is not what is in service");
+    let (status, answer) = stack.proxy.post("/admin/rollback?to=1").await;
+    assert_eq!((status, &answer["config_generation"]), (200, &json!(5)));
+    assert_eq!(stack.proxy.get("/photos/cat.jpg").await.status(), 200);
+    assert_eq!(stack.proxy.post("/admin/rollback?to=99").await.0, 404);
+    assert_eq!(stack.proxy.post("/admin/rollback?to=x").await.0, 400);
+
+    stack.proxy.write_config(&at_prefix(&stack, "/six"));
+    assert_eq!(stack.proxy.reload(&admin_token()).await.0, 200);
+    let status = stack.proxy.status().await;
+    assert_eq!(status["drift"], false);
+    let history = status["history"].as_array().expect("a list");
+    let told: Vec<(&Value, &Value)> =
+        history.iter().map(|attempt| (&attempt["outcome"], &attempt["config_generation"])).collect();
+    assert_eq!(told[0], (&json!("published"), &json!(6)));
+    assert_eq!(told.len(), 6);
+    for attempt in history {
+        for member in ["attempt", "trigger", "actor", "digest", "timestamp", "duration_ms", "changes"] {
+            assert!(attempt.get(member).is_some(), "{member} in {attempt}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn g37_the_history_holds_thirty_two() {
+    let stack = Stack::start().await;
+    for round in 0..40 {
+        stack.proxy.write_config(&at_prefix(&stack, &format!("/r{round}")));
+        assert_eq!(stack.proxy.reload(&admin_token()).await.0, 200);
+    }
+    assert_eq!(stack.proxy.status().await["history"].as_array().expect("a list").len(), 32);
+    assert_eq!(stack.proxy.post("/admin/rollback?to=5").await.0, 404);
+    assert_eq!(stack.proxy.post("/admin/rollback?to=20").await.0, 200);
+    assert_eq!(stack.proxy.get("/r18/cat.jpg").await.status(), 200);
+}
+
+#[tokio::test]
+async fn g38_the_last_failure_stays_visible_until_the_next_success() {
+    let stack = Stack::start().await;
+    assert_eq!(stack.proxy.status().await["error_state"], Value::Null);
+    stack.proxy.write_config("buckets: 1");
+    stack.proxy.hangup().await;
+    for _ in 0..2 {
+        let status = stack.proxy.status().await;
+        assert_eq!(status["error_state"]["error"], "expected a list, found `1`");
+        assert_eq!(status["config_generation"], 1);
+        // A dry run is no success.
+        let _ = stack.proxy.post("/admin/reload?dry_run=true").await;
+    }
+    stack.proxy.write_config(&Stack::config(&stack.store, ""));
+    stack.proxy.hangup().await;
+    assert_eq!(stack.proxy.status().await["error_state"], Value::Null);
+}
+
+/// Whether exactly one of the two counters moves with every run.
+pub async fn counters_add_up(stack: &Stack) -> Result<(), String> {
+    let counters = async || {
+        let metrics = stack.proxy.metrics().await;
+        (metrics["config_reload_success_total"], metrics["config_reload_failure_total"])
+    };
+    for is_valid in [true, false, false, true] {
+        let next = if is_valid { Stack::config(&stack.store, "") } else { "buckets: 1".to_owned() };
+        stack.proxy.write_config(&next);
+        let before = counters().await;
+        stack.proxy.reload(&admin_token()).await;
+        let after = counters().await;
+        let moved = (after.0 - before.0, after.1 - before.1);
+        if moved != if is_valid { (1.0, 0.0) } else { (0.0, 1.0) } {
+            return Err(format!("{moved:?} after a file that is valid: {is_valid}"));
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn g39_exactly_one_counter_moves_with_every_run() {
+    let stack = Stack::start().await;
+    counters_add_up(&stack).await.expect("one each");
+    // Refusals of every kind are failures.
+    let before = stack.proxy.metric("config_reload_failure_total").await;
+    assert_eq!(stack.proxy.post("/admin/reload?expect_digest=x").await.0, 409);
+    assert_eq!(
+        stack.proxy.send(http().post(stack.proxy.url("/admin/reload")).header("if-match", "\"x\"")).await.0,
+        412
+    );
+    assert_eq!(stack.proxy.metric("config_reload_failure_total").await, before + 2.0);
+}
+
+#[tokio::test]
+async fn g40_the_last_good_configuration_is_served_when_asked_for() {
+    let store = Store::start().await;
+    store.put("photos", "cat.jpg", "a cat");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let history = folder.path().join("history.json");
+    let secrets = tempfile::tempdir().expect("a temporary folder");
+    let secret = secrets.path().join("secret");
+    proxy::write(&secret, token::SECRET);
+    let config = |prefix: &str| {
+        let (history, secret) = (history.to_str().expect("plain"), secret.to_str().expect("plain"));
+        let buckets = bucket("photos", prefix, &store, PUBLIC);
+        format!(
+            "reload: {{ history_file: \"{history}\" }}\njwt: {{ secret: \"${{file:{secret}}}\" }}\nbuckets:\n{buckets}"
+        )
+    };
+    let surroundings = || Surroundings {
+        arguments: vec!["--resume".to_owned(), history.to_str().expect("plain").to_owned()],
+        ..Default::default()
+    };
+    let mut first = Proxy::start(&format!("{JWT}buckets: []\n")).await;
+    for prefix in ["/one", "/two"] {
+        first.write_config(&config(prefix));
+        assert_eq!(first.reload(&admin_token()).await.0, 200);
+    }
+    first.write_config("buckets: 1");
+    assert_eq!(first.reload(&admin_token()).await.0, 400);
+    let mode = fs::metadata(&history).expect("written").permissions().mode() & 0o777;
+    assert_eq!(mode, 0o600, "a history holds secrets");
+    first.signal("TERM");
+    assert_eq!(first.exit().await.code(), Some(0));
+
+    // The file is invalid, and its secret is gone.
+    drop(secrets);
+    let mut second = Proxy::spawn("buckets: [", &surroundings());
+    // The port, too, is the last good one.
+    second.address = first.address;
+    let url = second.url("/readyz");
+    eventually("the last good one is served", async || http().get(&url).send().await.ok()).await;
+    assert_eq!(second.get("/two/cat.jpg").await.status(), 200);
+    assert!(
+        second.log_text().contains("serving the last configuration that took effect; the file is invalid")
+    );
+    let status = second.status().await;
+    let earlier = status["history"].as_array().expect("a list");
+    assert_eq!(earlier.iter().filter(|attempt| attempt["outcome"] == "refused").count(), 1, "{earlier:?}");
+    assert_eq!(earlier.len(), 3, "the history survives a restart");
+    // Without being asked the program does not start, and with a history that was tampered with neither.
+    let mut third = Proxy::spawn("buckets: [", &Surroundings::default());
+    assert_eq!(third.exit().await.code(), Some(1));
+    let text = fs::read_to_string(&history).expect("a text");
+    let tampered = text.replacen("\"file\":\"", "\"file\":\"AAAA", 1);
+    proxy::write(&history, &tampered);
+    let mut fourth = Proxy::spawn("buckets: [", &surroundings());
+    assert_eq!(fourth.exit().await.code(), Some(1));
+}
+
+#[tokio::test]
+async fn g41_the_endpoints_are_never_open() {
+    let store = Store::start().await;
+    let buckets = format!("buckets:\n{}", bucket("photos", "/photos", &store, PUBLIC));
+    let paths = [
+        ("POST", "/admin/reload"),
+        ("POST", "/admin/rollback"),
+        ("POST", "/admin/validate"),
+        ("GET", "/admin/status"),
+        ("GET", "/admin/config"),
+        ("GET", "/admin/x"),
+    ];
+    for (config, without, reader) in [
+        (buckets.clone(), 403, 403),
+        (format!("jwt: {{ enabled: false, secret: {} }}\n{buckets}", token::SECRET), 403, 403),
+        (format!("{JWT}{buckets}"), 401, 403),
+    ] {
+        let proxy = Proxy::start(&config).await;
+        for (method, path) in paths {
+            let bearer = format!("Bearer {}", token(json!({ "role": "reader" })));
+            let length = ("Content-Length", "0");
+            assert_eq!(
+                Raw::connect(proxy.address).await.ask(method, path, &[length]).await.status,
+                without,
+                "{path}"
+            );
+            let answer = Raw::connect(proxy.address)
+                .await
+                .ask(method, path, &[length, ("Authorization", &bearer)])
+                .await;
+            assert_eq!(answer.status, reader, "{path}");
+        }
+        assert_eq!(proxy.generation().await, 1);
+    }
+}
+
+#[tokio::test]
+async fn g47_a_content_can_be_waited_for() {
+    let stack = Stack::start().await;
+    stack.proxy.write_config(&at_prefix(&stack, "/next"));
+    let (_, answer) = stack.proxy.post("/admin/reload?dry_run=true").await;
+    let digest = answer["digest"].as_str().expect("a text").to_owned();
+    let wait = |digest: &str, timeout: &str| {
+        let url = stack.proxy.url(&format!("/admin/status?wait_digest={digest}&timeout={timeout}"));
+        stack.proxy.send(http().get(url))
+    };
+    assert_eq!(wait(&digest, "50ms").await.0, 504);
+    let waiting = wait(&digest, "20s");
+    let reloading = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        stack.proxy.signal("HUP");
+    };
+    let ((status, answer), ()) = tokio::join!(waiting, reloading);
+    assert_eq!((status, &answer["config_generation"], &answer["digest"]), (200, &json!(2), &json!(digest)));
+    assert_eq!(wait(&digest, "20s").await.0, 200);
+    stack.proxy.write_config("buckets: 1");
+    let (_, refused) = stack.proxy.reload(&admin_token()).await;
+    assert_eq!(wait(refused["digest"].as_str().expect("a text"), "20s").await.0, 409);
+    assert_eq!(wait("x", "soon").await.0, 400);
+}
+
+#[tokio::test]
+async fn the_effective_configuration_can_be_looked_at() {
+    let stack = Stack::start().await;
+    stack.proxy.write_config(&at_prefix(&stack, "/next"));
+    assert_eq!(stack.proxy.reload(&admin_token()).await.0, 200);
+    let response = stack.proxy.get_as("/admin/config", &admin_token()).await;
+    let digest = stack.proxy.status().await["digest"].as_str().expect("a text").to_owned();
+    assert_eq!(response.headers()["etag"].to_str().expect("plain"), format!("\"{digest}\""));
+    assert_eq!(response.headers()["content-type"], "application/yaml");
+    let text = response.text().await.expect("a text");
+    assert!(text.contains("path_prefix: /next") && text.contains("'[redacted]'"), "{text}");
+    assert!(
+        !text.contains(token::SECRET)
+            && !text.contains(store::SECRET_KEY)
+            && !text.contains(store::ACCESS_KEY)
+    );
+    let printed =
+        proxy::run(&["config", "show", "--config", stack.proxy.config_path().to_str().expect("plain")]);
+    assert_eq!(String::from_utf8_lossy(&printed.stdout), text, "the same as the command prints");
+    let earlier = stack.proxy.get_as("/admin/config?generation=1", &admin_token()).await;
+    assert!(earlier.text().await.expect("a text").contains("path_prefix: /photos"));
+    assert_eq!(stack.proxy.get_as("/admin/config?generation=9", &admin_token()).await.status(), 404);
+}
+
+#[tokio::test]
+async fn a_webhook_hears_of_failures_and_delays_nothing() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let (sender, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let receiver = faulty::Faulty::start(move |mut stream, number| {
+        let sender = sender.clone();
+        async move {
+            let mut request = Vec::new();
+            let mut buffer = [0; 4096];
+            while !String::from_utf8_lossy(&request).trim_end().ends_with('}') {
+                let read = stream.read(&mut buffer).await.unwrap_or(0);
+                if read == 0 {
+                    return;
+                }
+                request.extend_from_slice(&buffer[..read]);
+            }
+            // The first one fails and is sent again.
+            let status = if number == 0 { "500 X" } else { "204 X" };
+            let _ = stream
+                .write_all(
+                    format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").as_bytes(),
+                )
+                .await;
+            let _ = sender.send(String::from_utf8_lossy(&request).into_owned());
+        }
+    })
+    .await;
+    let url = format!("{}/hook/planted-hook-secret", receiver.url());
+    let stack = Stack::with(&format!("reload: {{ notify: {{ url: \"{url}\", on: [failure] }} }}")).await;
+    assert_eq!(stack.proxy.reload(&admin_token()).await.0, 200);
+    stack.proxy.write_config("buckets: 1");
+    let started = Instant::now();
+    assert_eq!(stack.proxy.reload(&admin_token()).await.0, 400);
+    assert!(started.elapsed() < Duration::from_millis(900), "{:?}", started.elapsed());
+    let first = heard.recv().await.expect("a message");
+    let second = tokio::time::timeout(PATIENCE, heard.recv()).await.expect("in time").expect("a message");
+    assert_eq!(first.split("\r\n\r\n").nth(1), second.split("\r\n\r\n").nth(1), "the same message again");
+    let body: Value = serde_json::from_str(second.split("\r\n\r\n").nth(1).expect("a body")).expect("JSON");
+    assert_eq!((&body["status"], &body["error"]), (&json!("error"), &json!("expected a list, found `1`")));
+    assert!(!stack.proxy.log_text().contains("planted-hook-secret"));
+    assert!(heard.try_recv().is_err(), "only failures");
+}
