@@ -274,7 +274,7 @@ async fn several_addresses_are_tried_and_names_looked_up_again() {
 }
 
 /// A certificate for these names and addresses, as an acceptor, and in PEM.
-fn certificate(names: &[&str]) -> (TlsAcceptor, String) {
+pub fn certificate(names: &[&str]) -> (TlsAcceptor, String) {
     let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
     let issued = rcgen::generate_simple_self_signed(names).expect("a certificate");
     let key = PrivateKeyDer::try_from(issued.signing_key.serialize_der()).expect("a key");

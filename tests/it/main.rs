@@ -20,6 +20,8 @@ mod reload_triggers; // … G15 to G24: triggers, the file watcher among them
 mod reload_state; //    … G25 to G32: what survives; ports that move
 mod reload_honesty; //  … G35 to G41, G47: reports, history, rollback
 mod reload_process; //  … G23, G45, G46, G48: systemd, process 1, upgrade
+mod reload_program; //  … inside another program
+mod reload_model; //    … random steps against a model
 mod reload_checkers; // … programs that are broken on purpose
 mod faults; //    stores and clients that fail
 mod ending; //    start, readiness, drain

@@ -4,6 +4,7 @@
 use serde_json::json;
 use tokio::io::AsyncReadExt;
 
+use crate::faults::certificate;
 use crate::harness::raw::{self, Raw};
 use crate::harness::*;
 
@@ -23,6 +24,32 @@ async fn g25_a_thousand_reloads_of_other_parts_make_no_new_connection() {
         }
     }
     assert_eq!(stack.store.connections(), 1);
+}
+
+#[tokio::test]
+async fn g26_a_connection_made_under_other_trust_is_not_used() {
+    let (acceptor, pem) = certificate(&["127.0.0.1"]);
+    let (_, other_pem) = certificate(&["127.0.0.1"]);
+    let store = Store::with(store::Options { tls: Some(acceptor), ..Default::default() }).await;
+    store.put("photos", "cat.jpg", "a cat");
+    let proxy = Proxy::start(&format!("{JWT}buckets: []")).await;
+    let ca = proxy.folder.path().join("ca.pem");
+    let endpoint = format!("https://{}", store.address);
+    let bucket = bucket_at("photos", "/photos", &endpoint, PUBLIC).replace("s3: {", "s3: { ca_file: ca.pem,");
+    proxy::write(&ca, &pem);
+    proxy.write_config(&format!("{JWT}buckets:\n{bucket}"));
+    assert_eq!(proxy.reload(&admin_token()).await.0, 200);
+    assert_eq!(proxy.get("/photos/cat.jpg").await.status(), 200);
+    // Only the content of the file changes; the connection under the old one is still pooled.
+    proxy::write(&ca, &other_pem);
+    let (status, answer) = proxy.reload(&admin_token()).await;
+    assert_eq!((status, &answer["changes"][0]["path"]), (200, &json!("buckets[photos].s3.ca_file")));
+    assert_eq!(proxy.get("/photos/cat.jpg").await.status(), 502);
+    proxy::write(&ca, &pem);
+    assert_eq!(proxy.reload(&admin_token()).await.0, 200);
+    let before = store.connections();
+    assert_eq!(proxy.get("/photos/cat.jpg").await.status(), 200);
+    assert_eq!(store.connections(), before, "the old connection is good again");
 }
 
 #[tokio::test]

@@ -1,0 +1,170 @@
+//! The reloader inside another program: hooks, subscriptions, changes from code.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use yatagarasu::reload::Reloader;
+use yatagarasu::reload::attempt::{Attempt, Refusal, Verdict};
+use yatagarasu::reload::hooks::Event;
+
+const CONFIG: &str = "\
+reload: { deadline_seconds: 0.5 }
+jwt: { secret: a-secret-of-at-least-32-characters }
+buckets:
+- { name: photos, path_prefix: /photos, s3: { bucket: photos, region: eu-west-1, access_key: AK, secret_key: SK }, auth: { enabled: true } }
+- { name: papers, path_prefix: /papers, s3: { bucket: papers, region: eu-west-1, access_key: AK, secret_key: SK }, auth: { enabled: true } }
+";
+
+struct Program {
+    _folder: tempfile::TempDir,
+    path: PathBuf,
+    reloader: Reloader,
+}
+
+fn program() -> Program {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("config.yaml");
+    fs::write(&path, CONFIG).expect("written");
+    Program { reloader: Reloader::open(&path).expect("valid"), path, _folder: folder }
+}
+
+impl Program {
+    fn reload(&self, config: &str) -> Arc<Attempt> {
+        fs::write(&self.path, config).expect("written");
+        self.reloader.reload_and_wait().expect("the reloader lives")
+    }
+}
+
+fn refusal(attempt: &Attempt) -> &Refusal {
+    match &attempt.verdict {
+        Verdict::Refused(refusal) => refusal,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_hook_that_says_no_panics_or_hangs_refuses_the_reload_and_is_named() {
+    let program = program();
+    program.reloader.before_publish("judge", |old, new| {
+        assert!(!new.show().contains("/panic"), "a panic on purpose");
+        if new.show().contains("/hang") {
+            std::thread::sleep(Duration::from_secs(5));
+        }
+        if new.show().contains("/veto") { Err(format!("{} is too many", old.buckets.len())) } else { Ok(()) }
+    });
+    for (prefix, expected) in [
+        ("/veto", "the hook `judge` refused: 2 is too many"),
+        ("/panic", "a panic in the stage `hook judge`; the log has the details"),
+        ("/hang", "not done within 0.5 seconds, in the stage `hook judge`"),
+    ] {
+        let started = Instant::now();
+        let attempt = program.reload(&CONFIG.replace("/photos", prefix));
+        assert_eq!(refusal(&attempt).to_string(), expected);
+        assert!(started.elapsed() < Duration::from_secs(3), "{prefix}: {:?}", started.elapsed());
+        assert_eq!(program.reloader.live().current().number, 1);
+    }
+    let attempt = program.reload(&CONFIG.replace("/photos", "/fine"));
+    assert!(matches!(attempt.verdict, Verdict::Published), "{attempt:?}");
+    assert_eq!(program.reloader.live().current().number, 2);
+}
+
+#[test]
+fn a_subscriber_hears_what_changed_and_its_end_harms_nobody() {
+    let program = program();
+    let mut announcements = program.reloader.subscribe();
+    let panicking = program.reloader.subscribe();
+    let next = CONFIG
+        .replace("name: papers", "name: scrolls")
+        .replace(
+            "path_prefix: /photos, s3: { bucket: photos, region: eu-west-1",
+            "path_prefix: /images, s3: { bucket: photos, region: eu-west-2",
+        )
+        .replace("a-secret-of", "another-secret-of")
+        .replace("reload:", "server: { threads: 77 }\nreload:");
+    program.reload(&next);
+    let announcement = announcements.try_recv().expect("an announcement");
+    assert_eq!(announcement.generation, 2);
+    let mut told = Vec::new();
+    for event in &announcement.events {
+        told.push(match event {
+            Event::BucketAdded { name } => format!("added {name}"),
+            Event::BucketRemoved { name } => format!("removed {name}"),
+            Event::BucketChanged { name, changes } => {
+                let paths: Vec<&str> = changes.iter().map(|change| change.path.as_str()).collect();
+                format!("changed {name}: {}", paths.join(" "))
+            }
+            Event::JwtChanged { changes } => format!("jwt: {}", changes.len()),
+            Event::SettingChanged { change } => change.path.clone(),
+            Event::PendingRestart { pending } => format!("pending {}", pending.key),
+        });
+    }
+    assert_eq!(
+        told,
+        [
+            "removed papers",
+            "changed photos: buckets[photos].path_prefix buckets[photos].s3.region",
+            "added scrolls",
+            "jwt: 1",
+            "server.threads",
+            "pending server.threads",
+        ]
+    );
+    let ended = std::thread::spawn(move || {
+        let _held = panicking;
+        panic!("a panic on purpose");
+    });
+    assert!(ended.join().is_err());
+    program.reload(CONFIG);
+    assert_eq!(announcements.try_recv().expect("an announcement").generation, 3);
+}
+
+#[test]
+fn unchanged_buckets_are_shared_between_generations() {
+    let program = program();
+    let first = program.reloader.live().current();
+    program.reload(&CONFIG.replace("/photos", "/images"));
+    let second = program.reloader.live().current();
+    let bucket = |generation: &yatagarasu::generation::Generation, name: &str| {
+        generation.config.buckets.iter().find(|bucket| bucket.name == name).expect("a bucket").clone()
+    };
+    assert!(Arc::ptr_eq(&bucket(&first, "papers"), &bucket(&second, "papers")));
+    assert!(!Arc::ptr_eq(&bucket(&first, "photos"), &bucket(&second, "photos")));
+    let (found, _) = second.config.routes.find("/papers/x").expect("a route");
+    assert!(Arc::ptr_eq(found, &bucket(&second, "papers")));
+    // Another key means other rules.
+    program.reload(&CONFIG.replace("a-secret-of", "another-secret-of"));
+    assert!(!Arc::ptr_eq(&bucket(&first, "papers"), &bucket(&program.reloader.live().current(), "papers")));
+}
+
+#[test]
+fn a_change_from_code_takes_the_same_way_and_can_be_written_back() {
+    let program = program();
+    fs::write(&program.path, CONFIG.replace("access_key: AK", "access_key: \"${UNSET_HERE:-AK}\""))
+        .expect("written");
+    fs::set_permissions(&program.path, fs::Permissions::from_mode(0o640)).expect("set");
+    assert!(!program.reloader.save().expect("nothing to do"));
+    let set = |prefix: &'static str| {
+        program
+            .reloader
+            .update(move |file| file["buckets"][0]["path_prefix"] = prefix.into())
+            .expect("readable")
+            .expect("alive")
+    };
+    assert!(matches!(refusal(&set("no slash")), Refusal::Invalid(_)));
+    assert!(!program.reloader.save().expect("nothing to do"), "what was refused is not written");
+    let attempt = set("/from-code");
+    assert_eq!(attempt.changes[0].path, "buckets[photos].path_prefix");
+    let before = fs::read_to_string(&program.path).expect("a text");
+    assert!(!before.contains("/from-code"), "the file changes when it is saved");
+    assert!(program.reloader.save().expect("written"));
+    let text = fs::read_to_string(&program.path).expect("a text");
+    assert!(text.contains("/from-code") && text.contains("${UNSET_HERE:-AK}"), "{text}");
+    assert_eq!(fs::metadata(&program.path).expect("there").permissions().mode() & 0o777, 0o640);
+    assert!(
+        program.reloader.reload_and_wait().expect("alive").changes.is_empty(),
+        "the file is what is in service"
+    );
+}
