@@ -61,7 +61,7 @@ impl Endpoint {
         self == Self::Validate
     }
 
-    fn methods(self) -> &'static str {
+    pub fn methods(self) -> &'static str {
         match self {
             Self::Reload | Self::Rollback | Self::Validate => "POST",
             _ => "GET, HEAD",
@@ -93,6 +93,9 @@ impl Body {
     pub const MAX_BYTES: usize = 16 << 20;
 }
 
+const NO_SUCH_ENDPOINT: &str =
+    "No such endpoint; there are reload, rollback, validate, status and config below /admin";
+
 /// The longest that a status is waited for.
 const MAX_WAIT: Duration = Duration::from_secs(300);
 
@@ -106,17 +109,25 @@ pub struct Operators {
 }
 
 impl Operators {
-    pub async fn answer(&self, call: Call<'_>, generation: &Generation) -> Answer {
+    /// Who asks. Comes before everything else: who may not know an endpoint may neither learn its methods
+    /// nor make us read a body.
+    pub fn authorize(
+        &self,
+        endpoint: Endpoint,
+        generation: &Generation,
+        headers: &HeaderMap,
+    ) -> Result<Principal, Denied> {
+        if endpoint.is_health() || endpoint == Endpoint::Metrics {
+            return Ok(Principal::default());
+        }
+        // Without the query: it ends up in logs.
+        generation.config.operators.rule.authorize(headers, "", SystemTime::now())
+    }
+
+    pub async fn answer(&self, call: Call<'_>, principal: Principal) -> Answer {
         let Call { endpoint, method, headers, query, body } = call;
-        // Who may not know an endpoint may not know its methods either.
-        let principal = match self.principal(endpoint, generation, headers) {
-            Ok(principal) => principal,
-            Err(denied) => return refusal(&denied),
-        };
         if endpoint == Endpoint::Unknown {
-            let message =
-                "No such endpoint; there are reload, rollback, validate, status and config below /admin";
-            return error(404, message).uncached();
+            return error(404, NO_SUCH_ENDPOINT).uncached();
         }
         if !endpoint.methods().split(", ").any(|allowed| allowed == method.as_str()) {
             return error(405, "Method not allowed").allow(endpoint.methods()).uncached();
@@ -132,22 +143,9 @@ impl Operators {
             Endpoint::Validate => self.validate(principal, body).await,
             Endpoint::Status => self.status(parameters).await,
             Endpoint::Config => self.config(parameters),
-            Endpoint::Unknown => Err(error(404, "No such endpoint")),
+            Endpoint::Unknown => Err(error(404, NO_SUCH_ENDPOINT)),
         };
         answer.unwrap_or_else(|refused| refused).uncached()
-    }
-
-    fn principal(
-        &self,
-        endpoint: Endpoint,
-        generation: &Generation,
-        headers: &HeaderMap,
-    ) -> Result<Principal, Denied> {
-        if endpoint.is_health() || endpoint == Endpoint::Metrics {
-            return Ok(Principal::default());
-        }
-        // Not the query: it ends up in logs.
-        generation.config.operators.rule.authorize(headers, "", SystemTime::now())
     }
 
     fn metrics(&self) -> Answer {
@@ -228,7 +226,10 @@ impl Operators {
                     .map_err(|_| error(400, "timeout takes a time, as `30s`"))?
                     .min(MAX_WAIT),
             };
-            let outcome = timeout(patience, self.judged(&digest)).await;
+            let outcome = tokio::select! {
+                outcome = timeout(patience, self.judged(&digest)) => outcome,
+                () = self.lifecycle.draining() => return Err(error(503, "The process is shutting down")),
+            };
             let status = match outcome {
                 Ok(true) => 200,
                 Ok(false) => 409,
@@ -297,6 +298,7 @@ impl Operators {
                 .reloader
                 .history()
                 .generation(number)
+                .map(|restorable| restorable.config)
                 .ok_or_else(|| error(404, &format!("Generation {number} is not in the history")))?,
         };
         Ok(Answer::new(200, "application/yaml", config.show()).etag(&config.digest))
@@ -317,6 +319,10 @@ impl Parameters<'_> {
     }
 
     fn only(&self, known: &[&str]) -> Result<(), Answer> {
+        let given: Vec<String> = self.pairs().map(|(name, _)| name).collect();
+        if (1..given.len()).any(|later| given.iter().take(later).any(|name| Some(name) == given.get(later))) {
+            return Err(error(400, "A parameter is given twice"));
+        }
         match self.pairs().find(|(name, _)| !known.contains(&name.as_str())) {
             None => Ok(()),
             Some(_) => Err(error(400, &format!("Unknown parameter; there are {}", known.join(", ")))),
@@ -341,7 +347,8 @@ impl Parameters<'_> {
     }
 }
 
-fn refusal(denied: &Denied) -> Answer {
+/// The answer to somebody who may not.
+pub fn refusal(denied: &Denied) -> Answer {
     let answer = if denied.is_unauthenticated() {
         error(401, &format!("Authentication required: {denied}"))
     } else {

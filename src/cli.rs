@@ -64,6 +64,10 @@ pub struct Reload {
     #[command(flatten)]
     pub config: ConfigFile,
 
+    /// Where the server is, as `http://127.0.0.1:9090`; without it the configuration file says
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
+
     /// An operator's token; other users of this machine can see it, so prefer --token-file
     #[arg(long, value_name = "TOKEN", conflicts_with = "token_file")]
     pub token: Option<String>,

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
+use thiserror::Error;
 
 use crate::auth::claims::{self, Claims};
 use crate::auth::keys;
@@ -53,15 +54,34 @@ fn mint(minting: &Minting, given: &[(String, Value)], ttl: Duration) -> Result<S
     keys::mint(minting.algorithm, &minting.secret, &token).context("the token cannot be signed")
 }
 
-/// Asks the server that runs with this configuration to reload. The answer's text, or an error with
-/// the server's own words.
-pub fn reload(config: &Config, token: Option<String>) -> Result<String> {
-    let minted = token.is_none();
-    let token = token.map_or_else(|| operator_token(config), Ok)?;
-    let url = format!("http://{}/admin/reload", reachable(config));
+/// Asks the server that runs with this configuration to reload.
+pub fn reload_configured(config: &Config, url: Option<String>, token: Option<String>) -> Result<String> {
+    let url = url.unwrap_or_else(|| format!("http://{}", reachable(config)));
+    match token {
+        Some(token) => reload(&url, &token),
+        None => reload(&url, &operator_token(config)?).map_err(|error| match error.downcast_ref() {
+            Some(Unauthorized(_)) => error.context(
+                "the token was made with the secret in the file, which may not be the running one; use --token-file, or kill -HUP",
+            ),
+            None => error,
+        }),
+    }
+}
+
+/// The server does not know the token.
+#[derive(Debug, Error)]
+#[error("the server answered 401: {0}")]
+struct Unauthorized(String);
+
+/// Asks a server to reload. The answer's text, or an error with the server's own words.
+pub fn reload(server: &str, token: &str) -> Result<String> {
+    let url = format!("{}/admin/reload", server.trim_end_matches('/'));
     let agent: ureq::Agent = ureq::Agent::config_builder()
         .timeout_global(Some(PATIENCE))
         .http_status_as_error(false)
+        // The token is for this server and nobody on the way.
+        .proxy(None)
+        .max_redirects(0)
         .build()
         .into();
     let mut response = agent
@@ -73,12 +93,9 @@ pub fn reload(config: &Config, token: Option<String>) -> Result<String> {
     let body = response.body_mut().read_to_string().context("the answer cannot be read")?;
     let answer: Value = serde_json::from_str(&body).unwrap_or_default();
     match status {
-        200 => Ok(report(&answer)),
+        200 if is_success(&answer) => Ok(report(&answer)),
         400 => bail!("{}", failures(&answer)),
-        401 if minted => bail!(
-            "{}; the token was made with the secret in the file, which may not be the running one: use --token-file, or kill -HUP",
-            text(&answer, "message")
-        ),
+        401 => Err(Unauthorized(text(&answer, "message").to_owned()).into()),
         _ => bail!("the server answered {status}: {}", text(&answer, "message")),
     }
 }
@@ -91,6 +108,11 @@ fn reachable(config: &Config) -> SocketAddr {
         IpAddr::V6(ip) if ip.is_unspecified() => SocketAddr::new(Ipv6Addr::LOCALHOST.into(), listen.port()),
         _ => listen,
     }
+}
+
+/// Whether it is our server that says so.
+fn is_success(answer: &Value) -> bool {
+    text(answer, "status") == "success" && answer.get("config_generation").is_some_and(Value::is_u64)
 }
 
 fn report(answer: &Value) -> String {

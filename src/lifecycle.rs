@@ -1,33 +1,30 @@
 //! Whether the process serves or drains, and which requests are under way.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use tokio::sync::Notify;
+use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 /// Shared by whoever begins the drain, whoever waits for it and whoever reports it.
 #[derive(Debug, Default)]
 pub struct Lifecycle {
-    draining: AtomicBool,
-    drain: Notify,
+    drain: watch::Sender<bool>,
     requests: TaskTracker,
 }
 
 impl Lifecycle {
     /// Begins the drain: from now on the process is not ready.
     pub fn drain(&self) {
-        self.draining.store(true, Ordering::SeqCst);
-        self.drain.notify_one();
+        self.drain.send_replace(true);
     }
 
     pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::SeqCst)
+        *self.drain.borrow()
     }
 
-    /// Completes when the drain has begun. One waiter.
-    pub async fn drained(&self) {
-        self.drain.notified().await;
+    /// Completes when the drain has begun.
+    pub async fn draining(&self) {
+        // The sender lives as long as this does.
+        let _ = self.drain.subscribe().wait_for(|draining| *draining).await;
     }
 
     /// Counts a request for as long as the token lives.

@@ -31,14 +31,18 @@ fn main() -> ExitCode {
                 Ok(())
             }
             Some(Command::Reload(reload)) => {
-                let config = load(&reload.config.path)?;
                 let token = match (reload.token, reload.token_file) {
                     (None, Some(path)) => Some(
                         std::fs::read_to_string(&path).with_context(|| format!("`{}`", path.display()))?,
                     ),
                     (token, _) => token,
                 };
-                print(&client::reload(&config, token)?);
+                // With both at hand the file is the server's business alone, also when it is not valid here.
+                let report = match (reload.url, token) {
+                    (Some(url), Some(token)) => client::reload(&url, &token),
+                    (url, token) => client::reload_configured(&load(&reload.config.path)?, url, token),
+                };
+                print(&report?);
                 Ok(())
             }
             Some(Command::Token(token)) => {
@@ -57,7 +61,7 @@ fn main() -> ExitCode {
 }
 
 fn run(path: PathBuf, resume: Option<&Path>, upgrade: bool, signals: Caught) -> Result<()> {
-    let mut loaded = config::load_from(Source::File(path.clone()), &mut Stages::default());
+    let mut loaded = config::load_from(Source::File(path.clone()), None, &mut Stages::default());
     let log = logging::init();
     if let Err(problems) = &loaded.outcome
         && let Some(history) = resume
@@ -72,7 +76,7 @@ fn run(path: PathBuf, resume: Option<&Path>, upgrade: bool, signals: Caught) -> 
         let content =
             content.with_context(|| format!("{problems}\n`{}` holds no such one", history.display()))?;
         let source = Source::Recorded { path: path.clone(), content };
-        loaded = config::load_from(source, &mut Stages::default());
+        loaded = config::load_from(source, None, &mut Stages::default());
         tracing::warn!(
             digest = loaded.digest,
             "serving the last configuration that took effect; the file is invalid"

@@ -142,14 +142,17 @@ impl Metrics {
         self.last_reload_successful.set(1);
     }
 
-    /// A reload ended. Exactly one of the two counters moves.
-    pub fn reloaded(&self, success: bool, at: SystemTime) {
+    /// A reload ended. Exactly one of the two counters moves. One that was refused for a condition of its
+    /// caller's is no failure of the configuration.
+    pub fn reloaded(&self, success: bool, failure: bool, at: SystemTime) {
         let counter = if success { &self.reload_success } else { &self.reload_failure };
         counter.inc();
         if fault::is_active("counter moves twice") {
             counter.inc();
         }
-        self.last_reload_successful.set(success.into());
+        if success || failure {
+            self.last_reload_successful.set(success.into());
+        }
         self.last_reload_timestamp.set(at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
     }
 

@@ -36,7 +36,15 @@ pub fn section<T: DeserializeOwned + Default>(
                 Some(Step::Key(last)) if last == key => steps,
                 _ => [steps, vec![Step::Key(key.to_owned())]].concat(),
             };
-            problems.push(place.join(steps.clone()), format!("unknown key; known here are {known}"));
+            // A key of flow style without its space, `{ secret:abc }`, is key and value in one.
+            if is_plain(key) {
+                problems.push(place.join(steps.clone()), format!("unknown key; known here are {known}"));
+            } else {
+                let message = format!(
+                    "a key is unknown, perhaps for want of a space after `:`; known here are {known}"
+                );
+                problems.push(here, message);
+            }
             if !remove(&mut tree, &steps) {
                 return T::default();
             }
@@ -87,6 +95,11 @@ fn step(segment: &Segment) -> Option<Step> {
 fn unknown_key(message: &str) -> Option<&str> {
     let rest = message.split_once("unknown field `")?.1;
     Some(rest.rsplit_once("`, expected ")?.0.split("`, expected ").next().unwrap_or(rest))
+}
+
+/// Whether a text looks like a key that somebody mistyped, and so may be shown.
+fn is_plain(key: &str) -> bool {
+    key.len() <= 32 && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
 }
 
 /// The keys after "expected one of `a`, `b`" or "expected `a`".
@@ -165,7 +178,8 @@ fn mistyped(found: &Value, wanted: Wanted, reference: Option<&String>) -> String
     format!("expected {}, found {shown}", wanted.name())
 }
 
-fn at<'t>(tree: &'t mut Value, steps: &[Step]) -> Option<&'t mut Value> {
+/// The value at a place.
+pub fn at<'t>(tree: &'t mut Value, steps: &[Step]) -> Option<&'t mut Value> {
     steps.iter().try_fold(tree, |value, step| match step {
         Step::Key(key) => value.get_mut(key.as_str()),
         Step::Index(index) => value.get_mut(*index),

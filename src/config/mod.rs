@@ -13,13 +13,15 @@ pub mod source;
 pub mod stages;
 mod validate;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use serde_yaml::Value;
+use serde_yaml::value::{Tag, TaggedValue};
+use serde_yaml::{Mapping, Value};
 
 use crate::auth::Rule;
 use crate::auth::claims::Condition;
@@ -115,6 +117,8 @@ pub struct Bucket {
     pub timeouts: Timeouts,
     /// Its section of the file, complete with defaults; secrets as fingerprints.
     effective: Value,
+    /// Of everything that it was made from; `None` when that cannot be told.
+    fingerprint: Option<u64>,
 }
 
 /// Which certificates vouch for a store, DER-encoded; none means the system's roots.
@@ -159,25 +163,62 @@ impl Config {
         }
         serde_yaml::to_string(&whole).unwrap_or_else(|error| format!("# {error}\n"))
     }
+}
 
-    /// Takes over from `old` every bucket that is the same, so that what hangs on a bucket, like its
-    /// signing key, lives on, and a generation costs only what it changes.
-    pub fn share_with(&mut self, old: &Self) {
-        // A rule contains the keys of the `jwt` block.
-        if self.effective.get("jwt") != old.effective.get("jwt") {
-            return;
+/// Hashes of this process alone.
+static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
+/// One hash for each bucket, of its section and of the `jwt` block, whose keys are a part of its rule.
+fn fingerprints(tree: &Value) -> Vec<u64> {
+    let jwt = tree.get("jwt").map(|jwt| KEY.hash_one(jwt));
+    let buckets = tree.get("buckets").and_then(Value::as_sequence);
+    buckets.into_iter().flatten().map(|bucket| KEY.hash_one((bucket, jwt))).collect()
+}
+
+/// What is known of the buckets before they are read: those that are in service already. They are
+/// taken over as they are, so that what hangs on a bucket, like its signing key, lives on, and a reload
+/// costs what it changes.
+struct Known {
+    fingerprints: Vec<u64>,
+    in_service: HashMap<u64, Arc<Bucket>>,
+}
+
+impl Known {
+    fn new(fingerprints: Vec<u64>, predecessor: Option<&Config>) -> Self {
+        let buckets = predecessor.into_iter().flat_map(|config| &config.buckets);
+        let in_service = buckets.filter_map(|bucket| Some((bucket.fingerprint?, bucket.clone()))).collect();
+        Self { fingerprints, in_service }
+    }
+
+    fn fingerprint(&self, index: usize) -> Option<u64> {
+        self.fingerprints.get(index).copied()
+    }
+
+    /// The bucket at a position of the file, if it is in service already.
+    fn bucket(&self, index: usize) -> Option<&Arc<Bucket>> {
+        self.in_service.get(&self.fingerprint(index)?)
+    }
+}
+
+/// The YAML tag of a text that references were filled into: what it was written as, and the
+/// fingerprint of what it became. The environment and the files of a process are full of secrets, so
+/// what came from there is never shown.
+const REFERENCE: &str = "reference";
+const WRITTEN: &str = "written";
+const BECAME: &str = "became";
+
+/// Hides what references were filled in with, in the tree of what stands at `base`.
+fn conceal(tree: &mut Value, base: &Place, written: &BTreeMap<Place, String>) {
+    let within = written.range(base..).take_while(|(place, _)| place.steps().starts_with(base.steps()));
+    for (place, text) in within {
+        let steps = place.steps().get(base.steps().len()..).unwrap_or_default();
+        if let Some(value @ Value::String(_)) = decode::at(tree, steps) {
+            let became = Secret::new(value.as_str().unwrap_or_default());
+            let mut both = Mapping::new();
+            both.insert(WRITTEN.into(), text.as_str().into());
+            both.insert(BECAME.into(), serde_yaml::to_value(became).unwrap_or_default());
+            *value = Value::Tagged(Box::new(TaggedValue { tag: Tag::new(REFERENCE), value: both.into() }));
         }
-        let known: HashMap<&str, &Arc<Bucket>> =
-            old.buckets.iter().map(|bucket| (bucket.name.as_str(), bucket)).collect();
-        for bucket in &mut self.buckets {
-            if let Some(same) = known.get(bucket.name.as_str())
-                && same.effective == bucket.effective
-                && same.trust == bucket.trust
-            {
-                *bucket = (*same).clone();
-            }
-        }
-        self.routes = self.buckets.iter().map(|bucket| (bucket.prefix.clone(), bucket.clone())).collect();
     }
 }
 
@@ -185,6 +226,9 @@ impl Config {
 fn redacted(value: &Value) -> Value {
     match value {
         Value::Tagged(tagged) if tagged.tag == TAG => Value::String(REDACTED.to_owned()),
+        Value::Tagged(tagged) if tagged.tag == REFERENCE => {
+            tagged.value.get(WRITTEN).cloned().unwrap_or_default()
+        }
         Value::Sequence(items) => Value::Sequence(items.iter().map(redacted).collect()),
         Value::Mapping(entries) => {
             Value::Mapping(entries.iter().map(|(key, value)| (key.clone(), redacted(value))).collect())
@@ -215,11 +259,12 @@ pub struct Loaded {
 
 /// Reads and validates a configuration file, and nothing else: no network, no effect.
 pub fn load(path: &Path) -> Result<Config, Problems> {
-    load_from(Source::File(path.to_owned()), &mut Stages::default()).outcome
+    load_from(Source::File(path.to_owned()), None, &mut Stages::default()).outcome
 }
 
-/// As [`load`], from any source, with the time that each stage took.
-pub fn load_from(source: Source, stages: &mut Stages) -> Loaded {
+/// As [`load`], from any source, with the time that each stage took. Buckets that are the same as in the
+/// predecessor are taken over from it.
+pub fn load_from(source: Source, predecessor: Option<&Config>, stages: &mut Stages) -> Loaded {
     let (path, read, recorded) = match source {
         Source::File(path) => {
             let read = stages.time("read", || {
@@ -233,14 +278,14 @@ pub fn load_from(source: Source, stages: &mut Stages) -> Loaded {
             (path, content.file.ok_or(source::Unreadable::NotAFile), Some(content.referenced))
         }
     };
-    let directory = path.parent().unwrap_or(Path::new(""));
+    let directory = source::directory(&path);
     let mut references = match recorded {
         None => References::new(directory),
         Some(files) => References::recorded(directory, files),
     };
     let (file, mut outcome) = match read {
         Ok(bytes) => {
-            let outcome = parse(&bytes, &mut references, stages);
+            let outcome = parse(&bytes, &mut references, predecessor, stages);
             (Some(bytes), outcome)
         }
         Err(why) => (None, Err(Problems::one(Place::root(), None, format!("`{}`: {why}", path.display())))),
@@ -253,7 +298,12 @@ pub fn load_from(source: Source, stages: &mut Stages) -> Loaded {
     Loaded { content, digest, outcome }
 }
 
-fn parse(bytes: &[u8], references: &mut References<'_>, stages: &mut Stages) -> Result<Config, Problems> {
+fn parse(
+    bytes: &[u8],
+    references: &mut References<'_>,
+    predecessor: Option<&Config>,
+    stages: &mut Stages,
+) -> Result<Config, Problems> {
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let line = bytes.iter().take(error.valid_up_to()).filter(|byte| **byte == b'\n').count() + 1;
         Problems::one(Place::root(), Some(line), "the file is not UTF-8; save it as UTF-8")
@@ -278,14 +328,19 @@ fn parse(bytes: &[u8], references: &mut References<'_>, stages: &mut Stages) -> 
             "the file is empty; write at least `buckets: []` if that is meant",
         ));
     }
+    // Before and after references are filled in: both what is written and what it became.
+    let as_written = fingerprints(&tree);
     stages.time("references", || {
         fault::point("references");
         references.fill(&mut tree, &Place::root(), &mut problems);
     });
     let valid = stages.time("validate", || {
         fault::point("validate");
-        let file = read_sections(tree, references, &mut problems);
-        validate::validate(file, references, &mut problems)
+        let fingerprints =
+            as_written.iter().zip(fingerprints(&tree)).map(|pair| KEY.hash_one(pair)).collect();
+        let known = Known::new(fingerprints, predecessor);
+        let file = read_sections(tree, &known, references, &mut problems);
+        validate::validate(file, &known, references, &mut problems)
     });
     match valid {
         Some(valid) if problems.is_empty() => Ok(valid),
@@ -293,7 +348,12 @@ fn parse(bytes: &[u8], references: &mut References<'_>, stages: &mut Stages) -> 
     }
 }
 
-fn read_sections(tree: Value, references: &References<'_>, problems: &mut Problems) -> file::File {
+fn read_sections(
+    tree: Value,
+    known: &Known,
+    references: &References<'_>,
+    problems: &mut Problems,
+) -> file::File {
     let written = &references.written;
     let root = Place::root();
     let sections: file::Sections = decode::section(tree, &root, written, problems);
@@ -311,7 +371,10 @@ fn read_sections(tree: Value, references: &References<'_>, problems: &mut Proble
             .unwrap_or_default()
             .into_iter()
             .enumerate()
-            .map(|(index, bucket)| decode::section(bucket, &buckets.index(index), written, problems))
+            .map(|(index, bucket)| match known.bucket(index) {
+                Some(_) => file::Bucket::default(),
+                None => decode::section(bucket, &buckets.index(index), written, problems),
+            })
             .collect(),
     }
 }
@@ -319,9 +382,12 @@ fn read_sections(tree: Value, references: &References<'_>, problems: &mut Proble
 /// The message without its position, which a problem states in its own way.
 fn without_position(error: &serde_yaml::Error) -> String {
     let message = error.to_string();
-    // The one message that quotes a value, which may be a secret that was written without quotes.
+    // These quote a value, which may be a secret that was written without quotes.
     if message.contains("invalid type") {
         return "a number is too large; put the value in quotes".to_owned();
+    }
+    if message.contains("invalid value") {
+        return "a value does not fit its tag; leave the tag out".to_owned();
     }
     match message.find(" at line ") {
         Some(position) => message[..position].to_owned(),

@@ -72,11 +72,25 @@ impl<'a> References<'a> {
             }
             Value::Mapping(entries) => {
                 for (key, entry) in entries.iter_mut() {
-                    let step = key.as_str().map_or_else(|| format!("{key:?}"), str::to_owned);
-                    self.fill(entry, &place.join([Step::Key(step)]), problems);
+                    let Some(key) = key.as_str() else {
+                        problems.push(place.clone(), "has a key that is not a text; put it in quotes");
+                        continue;
+                    };
+                    let place = place.join([Step::Key(key.to_owned())]);
+                    // What stands below it may have been commented out, and `auth` without anything is not
+                    // `auth` left out.
+                    if entry.is_null() {
+                        problems.push(place, "has no value; give it one, or leave the key out");
+                        continue;
+                    }
+                    self.fill(entry, &place, problems);
                 }
             }
-            _ => {}
+            // Of a text below a tag no reference would be filled in.
+            Value::Tagged(_) => {
+                problems.push(place.clone(), "has a YAML tag, which means nothing here; leave it out");
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
         }
     }
 
@@ -139,14 +153,13 @@ impl<'a> References<'a> {
 
     /// The content of a file that the configuration names, read once however often it is named.
     pub fn file(&mut self, path: &Path) -> Result<Vec<u8>, String> {
-        let path = self.directory.join(path);
-        match self.files.get(&path) {
+        match self.files.get(path) {
             Some(Some(bytes)) => return Ok(bytes.clone()),
             _ if self.is_complete => return Err("was not recorded".to_owned()),
             _ => {}
         }
-        let bytes = source::read(&path, source::MAX_REFERENCED_BYTES);
-        self.files.insert(path, bytes.as_ref().ok().cloned());
+        let bytes = source::read(&self.directory.join(path), source::MAX_REFERENCED_BYTES);
+        self.files.insert(path.to_owned(), bytes.as_ref().ok().cloned());
         bytes.map_err(|why| why.to_string())
     }
 }

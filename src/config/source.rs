@@ -47,7 +47,13 @@ pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, Unreadable> {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Content {
     pub file: Option<Vec<u8>>,
+    /// By the paths as written, so that the digest does not depend on where the file lies.
     pub referenced: BTreeMap<PathBuf, Option<Vec<u8>>>,
+}
+
+/// What relative paths in a configuration file are relative to.
+pub fn directory(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new(""))
 }
 
 impl Content {
@@ -72,12 +78,11 @@ impl Content {
 
     /// What is there now, for a configuration that refers to these files.
     pub fn observe<'f>(path: &Path, referenced: impl IntoIterator<Item = &'f PathBuf>) -> Self {
+        let observe = |named: &PathBuf| read(&directory(path).join(named), MAX_REFERENCED_BYTES).ok();
         let referenced = referenced.into_iter();
         Self {
             file: read(path, MAX_CONFIG_BYTES).ok(),
-            referenced: referenced
-                .map(|path| (path.clone(), read(path, MAX_REFERENCED_BYTES).ok()))
-                .collect(),
+            referenced: referenced.map(|named| (named.clone(), observe(named))).collect(),
         }
     }
 }

@@ -43,6 +43,9 @@ impl Admission {
     }
 }
 
+/// The longest key of an object (Amazon S3 User Guide, "Naming Amazon S3 objects").
+const MAX_KEY_BYTES: usize = 1024;
+
 /// A rejection, and the bucket that the request belongs to when that was known by then.
 #[derive(Debug)]
 pub struct Refusal {
@@ -79,6 +82,10 @@ fn read(bucket: &Arc<Bucket>, key: &str, request: &Parts, now: SystemTime) -> Re
     // The bucket itself would answer with a listing.
     if key.is_empty() {
         return Err(Rejection::NoKey);
+    }
+    // No store can have it, and it grows threefold when it is encoded.
+    if key.len() > MAX_KEY_BYTES {
+        return Err(Rejection::LongKey);
     }
     Ok(Admission {
         bucket: bucket.clone(),

@@ -6,7 +6,7 @@ mod admission;
 mod context;
 mod rejection;
 pub mod resolver;
-mod upstream;
+pub mod upstream;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -14,15 +14,16 @@ use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::Method;
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderName, TRANSFER_ENCODING};
+use http::{Method, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
+use tokio::time::timeout;
 
-use crate::admin::{Body, Call, Endpoint, Operators};
+use crate::admin::{self, Body, Call, Endpoint, Operators};
 use crate::answer::Answer;
 use crate::config::Bucket;
 use crate::fault;
@@ -34,6 +35,7 @@ use admission::{Refusal, admit};
 use context::{Context, Replacement, Upstream};
 use rejection::{METHODS, Rejection, UpstreamError};
 use resolver::Resolver;
+use upstream::Authorities;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const CONFIG_GENERATION: HeaderName = HeaderName::from_static("x-config-generation");
@@ -41,6 +43,12 @@ const CONFIG_GENERATION: HeaderName = HeaderName::from_static("x-config-generati
 /// How long a client may take to finish a request body that nobody wants, before its connection is
 /// given up instead of reused.
 const UNWANTED_BODY: Duration = Duration::from_secs(5);
+
+/// A request that took longer than it may in all.
+const OVERDUE: ErrorType = ErrorType::Custom("Overdue");
+
+/// For one write of an answer of our own, and for the whole of it.
+const WRITE: Duration = Duration::from_secs(60);
 
 /// How many of a store's addresses one request tries.
 pub const MAX_ADDRESSES: usize = 3;
@@ -51,6 +59,7 @@ pub struct Gateway {
     pub is_for_operators: bool,
     pub operators: Arc<Operators>,
     pub resolver: Arc<Resolver>,
+    pub authorities: Authorities,
 }
 
 #[async_trait]
@@ -90,20 +99,25 @@ impl ProxyHttp for Gateway {
         // An answer may go out before an unwanted body has come in; the connection is good after it.
         session.set_close_on_response_before_downstream_finish(false);
         session.set_total_drain_timeout(Some(UNWANTED_BODY));
+        // Requests that were sent together are answered one after the other (RFC 9112, section 9.3.2).
+        session.set_pipelining_enabled(true);
+        session.set_write_timeout(Some(WRITE));
         Ok(())
     }
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
-        if let Some(answer) = self.operators_answer(session, ctx).await {
+        let endpoint = self.endpoint(session, ctx);
+        if session.req_header().method == Method::OPTIONS {
+            let answer = Answer::text(204, "").allow(endpoint.map_or(METHODS, Endpoint::methods));
+            write(session, ctx, answer).await?;
+            return Ok(true);
+        }
+        if let Some(endpoint) = endpoint {
+            let answer = self.operators_answer(endpoint, session, ctx).await;
             write(session, ctx, answer).await?;
             return Ok(true);
         }
         let request = session.req_header();
-        if request.method == Method::OPTIONS {
-            let answer = Answer::text(204, "").allow(METHODS);
-            write(session, ctx, answer).await?;
-            return Ok(true);
-        }
         let admitted = if self.is_for_operators {
             Err(Rejection::NoRoute.into())
         } else {
@@ -128,7 +142,8 @@ impl ProxyHttp for Gateway {
         let bucket = self.bucket_of(ctx)?.into_owned();
         let remaining = ctx.remaining(bucket.timeouts.total);
         if remaining.is_zero() {
-            return Err(Error::new_up(ErrorType::ReadTimedout));
+            ctx.rejection = Some(Rejection::Overdue);
+            return Err(Error::new_in(OVERDUE));
         }
         if ctx.upstream.candidates.is_empty() {
             ctx.upstream.candidates = match bucket.store.host() {
@@ -145,7 +160,7 @@ impl ProxyHttp for Gateway {
             self.upstream_failed(ctx, UpstreamError::Resolve);
             return Err(Error::new_up(ErrorType::ConnectError));
         };
-        Ok(Box::new(upstream::peer(&bucket, *address, remaining)))
+        Ok(Box::new(upstream::peer(&bucket, *address, remaining, &self.authorities)))
     }
 
     fn fail_to_connect(
@@ -194,6 +209,14 @@ impl ProxyHttp for Gateway {
         if response.status.is_informational() {
             return Ok(());
         }
+        // The phrase is the store's text, and has no meaning (RFC 9112, section 4).
+        response.set_reason_phrase(None)?;
+        // What came before chunks were invented would take their lengths for content.
+        if session.req_header().version == Version::HTTP_10
+            && response.remove_header(&TRANSFER_ENCODING).is_some()
+        {
+            session.set_keepalive(None);
+        }
         ctx.upstream.latency = ctx.upstream.sent_at.map(|sent| sent.elapsed());
         // Whatever went wrong with earlier attempts, this one has an answer.
         ctx.rejection = None;
@@ -217,7 +240,8 @@ impl ProxyHttp for Gateway {
     ) -> Result<Option<Duration>> {
         let total = admitted(ctx)?.bucket().timeouts.total;
         if ctx.remaining(total).is_zero() {
-            return Err(Error::new_up(ErrorType::ReadTimedout));
+            ctx.rejection = Some(Rejection::Overdue);
+            return Err(Error::new_in(OVERDUE));
         }
         match std::mem::take(&mut ctx.replacement) {
             Replacement::None => {}
@@ -311,12 +335,23 @@ impl ProxyHttp for Gateway {
 }
 
 impl Gateway {
-    async fn operators_answer(&self, session: &mut Session, ctx: &Context) -> Option<Answer> {
+    /// The operators' endpoint that a request is for, if it is served on this port.
+    fn endpoint(&self, session: &Session, ctx: &Context) -> Option<Endpoint> {
         let endpoint = Endpoint::at(session.req_header().uri.path())?;
         let is_shared = ctx.generation.config.operators.listen.is_none();
-        if !(self.is_for_operators || is_shared || endpoint.is_health()) {
-            return None;
-        }
+        (self.is_for_operators || is_shared || endpoint.is_health()).then_some(endpoint)
+    }
+
+    async fn operators_answer(&self, endpoint: Endpoint, session: &mut Session, ctx: &mut Context) -> Answer {
+        let headers = &session.req_header().headers;
+        let principal = match self.operators.authorize(endpoint, &ctx.generation, headers) {
+            Ok(principal) => principal,
+            Err(denied) => {
+                let answer = admin::refusal(&denied);
+                ctx.rejection = Some(Rejection::Denied(denied));
+                return answer;
+            }
+        };
         let body = if endpoint.takes_a_body() { Some(read_body(session).await) } else { None };
         let request = session.req_header();
         let call = Call {
@@ -326,7 +361,7 @@ impl Gateway {
             query: request.uri.query().unwrap_or_default(),
             body,
         };
-        Some(self.operators.answer(call, &ctx.generation).await)
+        self.operators.answer(call, principal).await
     }
 
     fn bucket_of<'c>(&self, ctx: &'c Context) -> Result<Cow<'c, Arc<Bucket>>> {
@@ -362,8 +397,12 @@ fn request_id(session: &Session) -> String {
     given.filter(|id| is_sane(id)).map_or_else(|| uuid::Uuid::now_v7().simple().to_string(), str::to_owned)
 }
 
-/// The body of an operator's request, up to the limit.
+/// The body of an operator's request, up to the limit and within the time for one write.
 async fn read_body(session: &mut Session) -> Body {
+    timeout(WRITE, read_whole(session)).await.unwrap_or(Body::Broken)
+}
+
+async fn read_whole(session: &mut Session) -> Body {
     let mut body = Vec::new();
     loop {
         match session.as_downstream_mut().read_request_body().await {
@@ -393,11 +432,15 @@ async fn write(session: &mut Session, ctx: &Context, answer: Answer) -> Result<(
     }
     stamp(ctx, &mut header)?;
     let has_body = session.req_header().method != Method::HEAD && !answer.body.is_empty();
-    session.write_response_header(Box::new(header), !has_body).await?;
-    if has_body {
-        session.write_response_body(Some(answer.body.into()), true).await?;
-    }
-    Ok(())
+    // Pingora has no time limit for headers.
+    let written = timeout(WRITE, async {
+        session.write_response_header(Box::new(header), !has_body).await?;
+        if has_body {
+            session.write_response_body(Some(answer.body.into()), true).await?;
+        }
+        Ok(())
+    });
+    written.await.unwrap_or_else(|_| Err(Error::new_down(ErrorType::WriteTimedout)))
 }
 
 /// What every answer carries.

@@ -37,6 +37,13 @@ pub enum Rejection {
     /// The store answered with an error of its own; its status goes to the client.
     #[error("the store refused the request")]
     Store(u16),
+    /// A header that Pingora cannot pass on.
+    #[error("the request has a header that cannot be")]
+    Header,
+    #[error("the key is longer than 1,024 bytes")]
+    LongKey,
+    #[error("the request took longer than it may in all")]
+    Overdue,
     #[error("an internal error")]
     Internal,
 }
@@ -95,6 +102,9 @@ impl Rejection {
             Self::Upstream(UpstreamError::Timeout) => (504, "RequestTimeout", "upstream_timeout"),
             Self::Upstream(_) => (502, "InternalError", "upstream"),
             Self::Store(status) => (*status, store_code(*status), "store"),
+            Self::Header => (400, "InvalidRequest", "header"),
+            Self::LongKey => (400, "KeyTooLongError", "long_key"),
+            Self::Overdue => (504, "RequestTimeout", "overdue"),
             Self::Internal => (500, "InternalError", "internal"),
         }
     }
@@ -131,6 +141,7 @@ impl Rejection {
     pub fn of(error: &Error) -> Option<Self> {
         use ErrorType as T;
         let upstream = match (error.esource(), error.etype()) {
+            (ErrorSource::Downstream, T::InvalidHTTPHeader) => return Some(Self::Header),
             (ErrorSource::Downstream, _) => return None,
             (
                 ErrorSource::Upstream,

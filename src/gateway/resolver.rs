@@ -1,9 +1,9 @@
 //! Addresses of the stores' host names, looked up in the background.
 //!
-//! A name is looked up when it is first mentioned, and again as long as requests use it; a request
-//! reads what is known and waits only while nothing is known yet. Lookups are the system's
-//! (`getaddrinfo`), so that `/etc/hosts` and the search domains of a container count. When a lookup
-//! fails, the addresses of the last one stay in use.
+//! A name is looked up when it is first mentioned. A request reads what is known; when that is no
+//! longer fresh, the request has it looked up again for those that follow, and waits itself only while
+//! nothing usable is known. Lookups are the system's (`getaddrinfo`), so that `/etc/hosts` and the
+//! search domains of a container count. When a lookup fails, the addresses of the last one stay in use.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -12,71 +12,107 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{info, warn};
 
-/// Between two lookups of a name in use: as long as Amazon's records live. A connection that stands
-/// does not care.
-const REFRESH: Duration = Duration::from_secs(5);
+/// How long an answer is fresh: as long as Amazon's records live. A connection that stands does not
+/// care.
+const FRESH: Duration = Duration::from_secs(5);
 
-/// After a failed lookup.
+/// How long an answer is usable while it is looked up again. A name that nobody has used for longer may
+/// be anywhere by now.
+const USABLE: Duration = Duration::from_secs(300);
+
+/// How long a failure is believed.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Lookups without a request in between after which a name is forgotten.
-const UNUSED_ROUNDS: u32 = 120;
+/// Lookups at once; each takes a thread.
+const LOOKUPS: usize = 32;
 
 /// Looks names up and remembers the answers. Belongs to the process, not to a generation.
 pub struct Resolver {
     runtime: Handle,
-    names: Arc<RwLock<HashMap<String, Arc<Name>>>>,
+    lookups: Arc<Semaphore>,
+    names: RwLock<HashMap<String, Arc<Name>>>,
 }
 
 struct Name {
-    /// `None` until the first lookup has ended; empty when it failed.
-    addresses: watch::Sender<Option<Arc<[IpAddr]>>>,
+    host: String,
+    /// `None` until the first lookup has ended.
+    known: watch::Sender<Option<Known>>,
     /// Position of the address that worked last.
     preferred: AtomicUsize,
-    used: AtomicBool,
+    is_looked_up: AtomicBool,
+}
+
+/// What the last lookup found, and what is used while it failed.
+#[derive(Clone)]
+struct Known {
+    addresses: Arc<[IpAddr]>,
+    at: Instant,
+    failed: bool,
+}
+
+impl Known {
+    fn is_fresh(&self) -> bool {
+        self.at.elapsed() < if self.failed { RETRY } else { FRESH }
+    }
+
+    fn is_usable(&self) -> bool {
+        self.is_fresh() || (!self.addresses.is_empty() && self.at.elapsed() < USABLE)
+    }
 }
 
 impl Resolver {
     pub fn new(runtime: Handle) -> Self {
-        Self { runtime, names: Arc::default() }
+        Self { runtime, lookups: Arc::new(Semaphore::new(LOOKUPS)), names: RwLock::default() }
     }
 
-    /// Has names looked up and waits for the answers, for `patience` at most; for a thread outside of
-    /// the runtime. Says what did not resolve.
+    /// Has names looked up, once, and waits for the answers, for `patience` at most; for a thread
+    /// outside of the runtime. Says what did not resolve.
     pub fn warm<'n>(&self, hosts: impl Iterator<Item = &'n str>, patience: Duration) -> Vec<String> {
         let deadline = Instant::now() + patience;
         let hosts: BTreeSet<&str> = hosts.collect();
+        self.forget_all_but(&hosts);
         // All at once, then wait for each.
-        let names: Vec<(&str, Arc<Name>)> = hosts.iter().map(|host| (*host, self.name(host))).collect();
+        let names: Vec<Arc<Name>> = hosts.iter().map(|host| self.name(host)).collect();
+        for name in &names {
+            if name.known.borrow().is_none() {
+                self.look_up(name);
+            }
+        }
         let mut warnings = Vec::new();
-        for (host, name) in names {
-            let mut known = name.addresses.subscribe();
-            let known =
-                self.runtime.block_on(async { timeout_at(deadline, known.wait_for(Option::is_some)).await });
-            let is_known = matches!(known, Ok(Ok(addresses)) if addresses.as_ref().is_some_and(|found| !found.is_empty()));
-            if !is_known {
-                warnings.push(format!("the name `{host}` of a store does not resolve yet"));
+        for name in names {
+            let mut known = name.known.subscribe();
+            let known = self
+                .runtime
+                .block_on(async { timeout_at(deadline, known.wait_for(Option::is_some)).await.map(drop) });
+            let found = name.known.borrow().as_ref().is_some_and(|known| !known.addresses.is_empty());
+            if known.is_err() || !found {
+                warnings.push(format!("the name `{}` of a store does not resolve yet", name.host));
             }
         }
         warnings
     }
 
-    /// The addresses of a name, the one to try first in front; empty when there are none. Waits for
-    /// the first lookup at most as long as `patience`.
+    /// The addresses of a name, the one to try first in front; empty when there are none. Waits for a
+    /// lookup at most as long as `patience`, and only when nothing usable is known.
     pub async fn addresses(&self, host: &str, patience: Duration) -> Vec<IpAddr> {
         let name = self.name(host);
-        name.used.store(true, Ordering::Relaxed);
-        let mut known = name.addresses.subscribe();
-        let addresses = match timeout(patience, known.wait_for(Option::is_some)).await {
-            Ok(Ok(addresses)) => addresses.clone().unwrap_or_default(),
-            // Too slow; or the lookups have ended, which they do not while the name is held.
-            Ok(Err(_)) | Err(_) => Arc::default(),
+        let mut answers = name.known.subscribe();
+        let known = answers.borrow_and_update().clone();
+        if known.as_ref().is_none_or(|known| !known.is_fresh()) {
+            self.look_up(&name);
+        }
+        let known = match known.filter(Known::is_usable) {
+            Some(known) => Some(known),
+            None => {
+                let answered = timeout(patience, answers.changed()).await;
+                answered.ok().and_then(|_| answers.borrow().clone())
+            }
         };
-        let mut addresses = addresses.to_vec();
+        let mut addresses = known.map(|known| known.addresses.to_vec()).unwrap_or_default();
         if !addresses.is_empty() {
             let first = name.preferred.load(Ordering::Relaxed) % addresses.len();
             addresses.rotate_left(first);
@@ -87,7 +123,7 @@ impl Resolver {
     /// Remembers that an address could not be reached, so that others are tried first.
     pub fn avoid(&self, host: &str, address: IpAddr) {
         let name = self.name(host);
-        let known = name.addresses.borrow().clone().unwrap_or_default();
+        let known = name.addresses();
         let preferred = name.preferred.load(Ordering::Relaxed);
         if at(&known, preferred) == Some(address) {
             // Another request may have done so already.
@@ -106,64 +142,68 @@ impl Resolver {
         }
         let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
         let name = names.entry(host.to_owned()).or_insert_with(|| {
-            let name = Arc::new(Name {
-                addresses: watch::Sender::new(None),
+            Arc::new(Name {
+                host: host.to_owned(),
+                known: watch::Sender::new(None),
                 preferred: AtomicUsize::new(0),
-                used: AtomicBool::new(true),
-            });
-            self.runtime.spawn(keep_resolved(host.to_owned(), name.clone(), self.names.clone()));
-            name
+                is_looked_up: AtomicBool::new(false),
+            })
         });
         name.clone()
     }
-}
 
-/// Looks a name up until nobody uses it.
-async fn keep_resolved(host: String, name: Arc<Name>, names: Arc<RwLock<HashMap<String, Arc<Name>>>>) {
-    let mut unused = 0;
-    let mut failing = false;
-    loop {
-        let pause = match look_up(&host).await {
-            Ok(addresses) => {
-                if failing {
-                    info!(host, "the name of a store resolves again");
-                }
-                failing = false;
-                name.learn(addresses);
-                REFRESH
-            }
-            Err(error) => {
-                if !failing {
-                    warn!(host, error, "the name of a store does not resolve");
-                }
-                failing = true;
-                name.addresses.send_if_modified(|known| {
-                    let first = known.is_none();
-                    known.get_or_insert_default();
-                    first
-                });
-                RETRY
-            }
-        };
-        sleep(pause).await;
-        unused = if name.used.swap(false, Ordering::Relaxed) { 0 } else { unused + 1 };
-        if unused >= UNUSED_ROUNDS {
-            names.write().unwrap_or_else(PoisonError::into_inner).remove(&host);
+    /// A request of an older generation that still needs one brings it back.
+    fn forget_all_but(&self, hosts: &BTreeSet<&str>) {
+        let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
+        names.retain(|host, _| hosts.contains(host.as_str()));
+    }
+
+    /// Begins a lookup, unless one is under way.
+    fn look_up(&self, name: &Arc<Name>) {
+        if name.is_looked_up.swap(true, Ordering::AcqRel) {
             return;
         }
+        let (name, lookups) = (name.clone(), self.lookups.clone());
+        self.runtime.spawn(async move {
+            // The semaphore is never closed.
+            let _turn = lookups.acquire().await;
+            let found = look_up(&name.host).await;
+            name.is_looked_up.store(false, Ordering::Release);
+            name.learn(found);
+        });
     }
 }
 
 impl Name {
-    /// Takes over new addresses and stays with the preferred one if it is still among them.
-    fn learn(&self, mut addresses: Vec<IpAddr>) {
-        let known = self.addresses.borrow().clone().unwrap_or_default();
-        let preferred = at(&known, self.preferred.load(Ordering::Relaxed));
-        if let Some(position) = addresses.iter().position(|address| Some(*address) == preferred) {
-            addresses.rotate_left(position);
-        }
-        self.preferred.store(0, Ordering::Relaxed);
-        self.addresses.send_replace(Some(addresses.into()));
+    fn addresses(&self) -> Arc<[IpAddr]> {
+        self.known.borrow().as_ref().map(|known| known.addresses.clone()).unwrap_or_default()
+    }
+
+    /// Takes over new addresses, and stays with the preferred one if it is still among them; or keeps
+    /// the old ones.
+    fn learn(&self, found: Result<Vec<IpAddr>, String>) {
+        let known = self.addresses();
+        let had_failed = self.known.borrow().as_ref().is_some_and(|known| known.failed);
+        let (addresses, failed) = match found {
+            Ok(mut addresses) => {
+                if had_failed {
+                    info!(host = self.host, "the name of a store resolves again");
+                }
+                let preferred = at(&known, self.preferred.load(Ordering::Relaxed));
+                if let Some(position) = addresses.iter().position(|address| Some(*address) == preferred) {
+                    addresses.rotate_left(position);
+                }
+                self.preferred.store(0, Ordering::Relaxed);
+                (addresses.into(), false)
+            }
+            Err(error) => {
+                if !had_failed {
+                    warn!(host = self.host, error, "the name of a store does not resolve");
+                }
+                (known, true)
+            }
+        };
+        self.known.send_replace(Some(Known { addresses, at: Instant::now(), failed }));
     }
 }
 

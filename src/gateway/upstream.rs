@@ -1,7 +1,9 @@
 //! From an admission to the store: the peer to connect to, and the request that is written to it.
 
+use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use http::header::{
@@ -10,6 +12,7 @@ use http::header::{
 };
 use pingora::Result;
 use pingora::http::RequestHeader;
+use pingora::protocols::tls::CaType;
 use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 use pingora::utils::tls::{WrappedX509, parse_x509};
 
@@ -27,7 +30,7 @@ const AMZ_CONTENT_SHA256: HeaderName = HeaderName::from_static("x-amz-content-sh
 const AMZ_SECURITY_TOKEN: HeaderName = HeaderName::from_static("x-amz-security-token");
 
 /// The store of a bucket at one of its addresses. `remaining` is what is left of the total time.
-pub fn peer(bucket: &Bucket, address: IpAddr, remaining: Duration) -> HttpPeer {
+pub fn peer(bucket: &Bucket, address: IpAddr, remaining: Duration, authorities: &Authorities) -> HttpPeer {
     let store = &bucket.store;
     let socket = SocketAddr::new(address, store.port());
     let tls = store.scheme() == Scheme::Https;
@@ -49,13 +52,33 @@ pub fn peer(bucket: &Bucket, address: IpAddr, remaining: Duration) -> HttpPeer {
     if tls && !roots.is_empty() {
         // Pingora's pool does not look at the roots, so connections made under others must be told
         // apart by us.
-        let mut hasher = DefaultHasher::new();
-        roots.hash(&mut hasher);
-        peer.group_key = hasher.finish();
-        let certificates = roots.iter().map(|der| WrappedX509::new(der.clone(), parse_x509)).collect();
+        let (group, certificates) = authorities.of(roots);
+        peer.group_key = group;
         peer.options.ca = Some(certificates);
     }
     peer
+}
+
+/// The certificates of every `ca_file`, parsed once.
+#[derive(Default)]
+pub struct Authorities(Mutex<HashMap<Vec<Vec<u8>>, Certificates>>);
+
+type Certificates = (u64, Arc<CaType>);
+
+impl Authorities {
+    /// A number that stands for the roots, and the roots as Pingora wants them.
+    fn of(&self, roots: &[Vec<u8>]) -> Certificates {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = known.get(roots) {
+            return found.clone();
+        }
+        let mut hasher = DefaultHasher::new();
+        roots.hash(&mut hasher);
+        let parsed = roots.iter().map(|der| WrappedX509::new(der.clone(), parse_x509)).collect();
+        let certificates = (hasher.finish(), parsed);
+        known.insert(roots.to_vec(), certificates.clone());
+        certificates
+    }
 }
 
 /// The request as the store gets it, signed over exactly what is sent. Made from nothing, so that

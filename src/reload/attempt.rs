@@ -11,6 +11,7 @@ use thiserror::Error;
 use crate::config::Config;
 use crate::config::changes::{Change, PendingRestart};
 use crate::config::problem::Problems;
+use crate::config::source::Content;
 use crate::config::stages::Stages;
 
 /// Who asked for a reload.
@@ -130,6 +131,18 @@ impl Refusal {
         }
     }
 
+    /// Whether it is the caller's own condition that refused, and not anything wrong with the content.
+    pub fn is_conditional(&self) -> bool {
+        matches!(
+            self,
+            Self::PendingRestart(_)
+                | Self::OtherDigest { .. }
+                | Self::Superseded(_)
+                | Self::NoSuchGeneration(_)
+                | Self::NoEarlierGeneration
+        )
+    }
+
     /// On one line, for the `error` of an answer.
     pub fn summary(&self) -> String {
         match self {
@@ -155,12 +168,23 @@ pub enum Verdict {
     Refused(Refusal),
 }
 
+/// A generation that can be put into service again without the disk.
+#[derive(Debug, Clone)]
+pub struct Restorable {
+    pub config: Arc<Config>,
+    pub content: Arc<Content>,
+    /// The generation in which this content was first in service.
+    pub origin: u64,
+}
+
 /// One attempt to reload, ended.
 #[derive(Debug)]
 pub struct Attempt {
     pub id: String,
     /// All who share it.
     pub triggers: Vec<Trigger>,
+    /// Whether nothing was to change in any case.
+    pub is_dry_run: bool,
     pub verdict: Verdict,
     /// In service after it.
     pub generation: u64,
@@ -173,12 +197,17 @@ pub struct Attempt {
     pub at: SystemTime,
     pub duration: Duration,
     /// What was put into service, to roll back to and to look at.
-    pub config: Option<Arc<Config>>,
+    pub restorable: Option<Restorable>,
 }
 
 impl Attempt {
     pub fn is_refused(&self) -> bool {
         matches!(self.verdict, Verdict::Refused(_))
+    }
+
+    /// Whether there is something wrong with the content.
+    pub fn is_failure(&self) -> bool {
+        matches!(&self.verdict, Verdict::Refused(refusal) if !refusal.is_conditional())
     }
 
     pub fn outcome(&self) -> &'static str {

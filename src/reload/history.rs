@@ -11,14 +11,13 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::attempt::{Attempt, Verdict};
-use crate::config::Config;
+use super::attempt::{Attempt, Restorable};
 use crate::config::source::Content;
 
 /// Attempts that are remembered.
 pub const KEPT: usize = 32;
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct History {
     /// Reports of an earlier process, the oldest first.
     earlier: Vec<Value>,
@@ -28,31 +27,39 @@ pub struct History {
     pub last: Option<Arc<Attempt>>,
     pub last_published: Option<Arc<Attempt>>,
     /// Every generation of this process that can be put into service again.
-    generations: VecDeque<(u64, Arc<Config>)>,
+    generations: VecDeque<(u64, Restorable)>,
     /// The digest of the file when it was last looked at.
     pub file_digest: String,
 }
 
 impl History {
-    pub fn new(first: Arc<Config>, earlier: Vec<Value>) -> Self {
-        let file_digest = first.digest.clone();
-        Self { earlier, generations: VecDeque::from([(1, first)]), file_digest, ..Self::default() }
+    pub fn new(first: Restorable, earlier: Vec<Value>) -> Self {
+        Self {
+            earlier,
+            attempts: VecDeque::new(),
+            error: None,
+            last: None,
+            last_published: None,
+            file_digest: first.config.digest.clone(),
+            generations: VecDeque::from([(1, first)]),
+        }
     }
 
+    /// Remembers an attempt. One that was to change nothing leaves no trace.
     pub fn add(&mut self, attempt: &Arc<Attempt>) {
-        match &attempt.verdict {
-            Verdict::DryRunOk => return,
-            Verdict::Published => {
-                self.error = None;
-                self.last_published = Some(attempt.clone());
-                if let Some(config) = &attempt.config {
-                    self.generations.push_back((attempt.generation, config.clone()));
-                    if self.generations.len() > KEPT {
-                        self.generations.pop_front();
-                    }
-                }
+        if attempt.is_dry_run {
+            return;
+        }
+        if attempt.is_failure() {
+            self.error = Some(attempt.clone());
+        }
+        if let Some(restorable) = &attempt.restorable {
+            self.error = None;
+            self.last_published = Some(attempt.clone());
+            self.generations.push_back((attempt.generation, restorable.clone()));
+            if self.generations.len() > KEPT {
+                self.generations.pop_front();
             }
-            Verdict::Refused(_) => self.error = Some(attempt.clone()),
         }
         self.last = Some(attempt.clone());
         self.attempts.push_back(attempt.clone());
@@ -61,13 +68,14 @@ impl History {
         }
     }
 
-    pub fn generation(&self, number: u64) -> Option<Arc<Config>> {
-        self.generations.iter().find(|(known, _)| *known == number).map(|(_, config)| config.clone())
+    pub fn generation(&self, number: u64) -> Option<Restorable> {
+        self.generations.iter().find(|(known, _)| *known == number).map(|(_, found)| found.clone())
     }
 
-    /// The youngest generation before this one.
-    pub fn generation_before(&self, number: u64) -> Option<Arc<Config>> {
-        self.generations.iter().rev().find(|(known, _)| *known < number).map(|(_, config)| config.clone())
+    /// The youngest content from before the one in service, so that two rollbacks in a row go back twice.
+    pub fn before(&self, current: u64) -> Option<Restorable> {
+        let origin = self.generation(current)?.origin;
+        self.generations.iter().rev().find(|(known, _)| *known < origin).map(|(_, found)| found.clone())
     }
 
     /// The youngest first.

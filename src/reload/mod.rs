@@ -33,9 +33,12 @@ use crate::config::{self, Config, Source};
 use crate::fault;
 use crate::generation::Live;
 use crate::metrics::Metrics;
-use attempt::{Attempt, Conditions, From, Refusal, Trigger, Verdict, join, milliseconds};
+use attempt::{Attempt, Conditions, From, Refusal, Restorable, Trigger, Verdict, join, milliseconds};
 use history::{History, HistoryFile, replace};
 use hooks::{Announcement, Hook};
+
+/// How much a reload stands back behind requests (`nice(2)`).
+const PREPARE_NICE: i32 = 10;
 
 /// Announcements that a slow subscriber may be behind.
 const ANNOUNCEMENTS: usize = 256;
@@ -124,7 +127,7 @@ impl Reloader {
     /// Reads a configuration and makes it the first generation, for a program that has a use of its own
     /// for it.
     pub fn open(path: &Path) -> Result<Self, Problems> {
-        let loaded = config::load_from(Source::File(path.to_owned()), &mut Stages::default());
+        let loaded = config::load_from(Source::File(path.to_owned()), None, &mut Stages::default());
         let config = loaded.outcome?;
         let failed = |error: &dyn std::fmt::Display| Problems::one(Place::root(), None, error.to_string());
         let metrics = Arc::new(Metrics::new().map_err(|error| failed(&error))?);
@@ -146,8 +149,9 @@ impl Reloader {
         let first = live.current().config.clone();
         let file = first.reload.history_file.clone().map(HistoryFile::new);
         let earlier = file.as_ref().and_then(|file| file.read().ok()).map(|(earlier, _)| earlier);
+        let restorable = Restorable { config: first.clone(), content: Arc::new(content.clone()), origin: 1 };
         let shared = Arc::new(Shared {
-            history: Mutex::new(History::new(first.clone(), earlier.unwrap_or_default())),
+            history: Mutex::new(History::new(restorable, earlier.unwrap_or_default())),
             seen: Mutex::new(Seen {
                 digest: content.digest(),
                 referenced: content.referenced.keys().cloned().collect(),
@@ -284,7 +288,9 @@ struct Worker {
 /// Everything that can fail, done.
 struct Prepared {
     config: Arc<Config>,
-    content: Option<Content>,
+    content: Arc<Content>,
+    /// The generation in which the content was first in service; `None` if it was not yet.
+    origin: Option<u64>,
     pending_restart: Vec<PendingRestart>,
     warnings: Vec<String>,
     commit: Commit,
@@ -320,8 +326,8 @@ impl Worker {
         let (from, conditions) = (first.from.clone(), first.conditions.clone());
         let triggers = together.iter().map(|request| request.trigger.clone()).collect();
         (self.surroundings.notice)(Notice::Reloading);
-        let (attempt, content) = self.attempt(triggers, from, &conditions);
-        let attempt = Arc::new(attempt);
+        let is_from_code = matches!(from, From::Text(_));
+        let attempt = Arc::new(self.attempt(triggers, from, &conditions));
         self.log(&attempt);
         lock(&self.shared.history).add(&attempt);
         self.shared.attempts.send_modify(|count| *count += 1);
@@ -330,23 +336,25 @@ impl Worker {
             // Whoever no longer waits is not interested.
             let _ = request.answer.send(attempt.clone());
         }
-        if !matches!(attempt.verdict, Verdict::DryRunOk) {
-            self.write_history(content.as_ref());
+        if attempt.restorable.is_some() && !is_from_code {
+            // Whatever came from code has been superseded.
+            *lock(&self.shared.unsaved) = None;
+        }
+        if !attempt.is_dry_run {
+            self.write_history(attempt.restorable.as_ref().map(|restorable| &*restorable.content));
             self.webhook.tell(&attempt, self.live.current().config.reload.notify.as_ref());
         }
     }
 
-    fn attempt(
-        &self,
-        triggers: Vec<Trigger>,
-        from: From,
-        conditions: &Conditions,
-    ) -> (Attempt, Option<Content>) {
+    fn attempt(&self, triggers: Vec<Trigger>, from: From, conditions: &Conditions) -> Attempt {
         let started = Instant::now();
         let Report { mut stages, seen, digest, outcome } = self.prepare(from, conditions);
         if let Some(seen) = seen {
-            *lock(&self.shared.seen) = seen.clone();
-            lock(&self.shared.history).file_digest = seen.digest;
+            lock(&self.shared.history).file_digest.clone_from(&seen.digest);
+            // What was only tried, or refused for a condition, the watcher has yet to judge.
+            if *conditions == Conditions::default() {
+                *lock(&self.shared.seen) = seen;
+            }
         }
         let current = self.live.current();
         let outcome = outcome.map(|prepared| {
@@ -356,6 +364,7 @@ impl Worker {
         let mut attempt = Attempt {
             id: uuid::Uuid::now_v7().simple().to_string(),
             triggers,
+            is_dry_run: conditions.dry_run,
             verdict: Verdict::DryRunOk,
             generation: current.number,
             digest,
@@ -365,9 +374,8 @@ impl Worker {
             stages: Stages::default(),
             at: SystemTime::now(),
             duration: Duration::ZERO,
-            config: None,
+            restorable: None,
         };
-        let mut content = None;
         match outcome {
             Err(refusal) => attempt.verdict = Verdict::Refused(refusal),
             Ok((changes, prepared)) => {
@@ -385,8 +393,11 @@ impl Worker {
                     let pending = attempt.pending_restart.len();
                     self.metrics.published(attempt.generation, pending, names(&prepared.config));
                     self.announce(&attempt, &prepared.config);
-                    content = prepared.content;
-                    attempt.config = Some(prepared.config);
+                    attempt.restorable = Some(Restorable {
+                        config: prepared.config,
+                        content: prepared.content,
+                        origin: prepared.origin.unwrap_or(attempt.generation),
+                    });
                 }
             }
         }
@@ -394,9 +405,9 @@ impl Worker {
         attempt.duration = started.elapsed();
         attempt.stages = stages;
         if !conditions.dry_run {
-            self.metrics.reloaded(!attempt.is_refused(), attempt.at);
+            self.metrics.reloaded(!attempt.is_refused(), attempt.is_failure(), attempt.at);
         }
-        (attempt, content)
+        attempt
     }
 
     /// Runs everything that can fail on a thread that may be given up.
@@ -414,10 +425,10 @@ impl Worker {
                 let history = lock(&self.shared.history);
                 let found = match number {
                     Some(number) => history.generation(number).ok_or(Refusal::NoSuchGeneration(number)),
-                    None => history.generation_before(current.number).ok_or(Refusal::NoEarlierGeneration),
+                    None => history.before(current.number).ok_or(Refusal::NoEarlierGeneration),
                 };
                 match found {
-                    Ok(config) => Some(config),
+                    Ok(restorable) => Some(restorable),
                     Err(refusal) => return refused(refusal),
                 }
             }
@@ -437,6 +448,8 @@ impl Worker {
         };
         let (done, report) = mpsc::sync_channel(1);
         let spawned = thread::Builder::new().name("reload-prepare".to_owned()).spawn(move || {
+            // Requests go first. Of this thread alone, as Linux has it; where it fails, nothing is lost.
+            let _ = rustix::process::nice(PREPARE_NICE);
             let report = preparation.run(&mut stages);
             // Nobody waits any more when the deadline has passed.
             let _ = done.send(Report { stages, ..report });
@@ -489,6 +502,16 @@ impl Worker {
                 attempt = id, outcome, trigger, %config, generation, digest, duration_ms, changes,
                 "configuration checked; nothing was changed"
             ),
+            Verdict::Refused(refusal) if attempt.is_dry_run => info!(
+                attempt = id,
+                outcome,
+                trigger,
+                %config,
+                generation,
+                digest,
+                duration_ms,
+                "configuration checked and refused; nothing was changed: {refusal}"
+            ),
             Verdict::Refused(refusal) => error!(
                 attempt = id, outcome, trigger, %config, generation, digest, duration_ms,
                 "configuration reload failed: {refusal}; generation {generation} stays in service"
@@ -510,7 +533,7 @@ struct Preparation {
     path: PathBuf,
     from: From,
     /// What to put into service again, instead of reading anything.
-    recorded: Option<Arc<Config>>,
+    recorded: Option<Restorable>,
     current: Arc<Config>,
     started_with: Arc<Config>,
     conditions: Conditions,
@@ -521,16 +544,16 @@ struct Preparation {
 impl Preparation {
     fn run(self, stages: &mut Stages) -> Report {
         let report = |seen, digest, outcome| Report { stages: Stages::default(), seen, digest, outcome };
-        if let Some(config) = self.recorded.clone() {
+        if let Some(Restorable { config, content, origin }) = self.recorded.clone() {
             let digest = Some(config.digest.clone());
-            return report(None, digest, self.examine(config, None, stages));
+            return report(None, digest, self.examine(config, content, Some(origin), stages));
         }
         let is_file = self.from == From::File;
         let source = match &self.from {
             From::Text(text) => Source::Text { path: self.path.clone(), text: text.clone() },
             From::File | From::Generation(_) => Source::File(self.path.clone()),
         };
-        let loaded = config::load_from(source, stages);
+        let loaded = config::load_from(source, Some(&self.current), stages);
         let seen = is_file.then(|| Seen {
             digest: loaded.digest.clone(),
             referenced: loaded.content.referenced.keys().cloned().collect(),
@@ -542,10 +565,10 @@ impl Preparation {
             let refusal = Refusal::OtherDigest { expected: expected.clone(), found: digest.clone() };
             return report(seen, Some(digest), Err(refusal));
         }
-        let outcome = loaded.outcome.map_err(Refusal::Invalid).and_then(|mut config| {
-            stages.time("share", || config.share_with(&self.current));
-            self.examine(Arc::new(config), Some(loaded.content), stages)
-        });
+        let outcome = loaded
+            .outcome
+            .map_err(Refusal::Invalid)
+            .and_then(|config| self.examine(Arc::new(config), Arc::new(loaded.content), None, stages));
         report(seen, Some(digest), outcome)
     }
 
@@ -553,7 +576,8 @@ impl Preparation {
     fn examine(
         &self,
         config: Arc<Config>,
-        content: Option<Content>,
+        content: Arc<Content>,
+        origin: Option<u64>,
         stages: &mut Stages,
     ) -> Result<Prepared, Refusal> {
         let pending_restart = changes::pending_restart(&self.started_with, &config);
@@ -581,7 +605,7 @@ impl Preparation {
             });
             prepared.map_err(Refusal::Listener)?
         };
-        Ok(Prepared { config, content, pending_restart, warnings, commit })
+        Ok(Prepared { config, content, origin, pending_restart, warnings, commit })
     }
 }
 

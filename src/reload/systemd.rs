@@ -1,10 +1,10 @@
 //! What systemd is told of a service of `Type=notify-reload` (`sd_notify(3)`, `systemd.service(5)`).
 //! Without `NOTIFY_SOCKET` in the environment nothing happens.
 
-use std::thread;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
+use tokio::runtime::Handle;
 
 use super::attempt::{Attempt, Verdict};
 
@@ -24,6 +24,9 @@ pub fn reloading() {
 /// A reload has ended, whatever came of it; the status says what.
 pub fn reloaded(attempt: &Attempt) {
     let status = match &attempt.verdict {
+        Verdict::Refused(_) if attempt.is_dry_run => {
+            format!("generation {} is in service; a file was checked", attempt.generation)
+        }
         Verdict::Published => format!("generation {} is in service", attempt.generation),
         Verdict::DryRunOk => format!("generation {} is in service; a file was checked", attempt.generation),
         Verdict::Refused(refusal) => {
@@ -49,20 +52,17 @@ pub fn main_pid(pid: u32) {
     send(&[NotifyState::MainPid(pid)]);
 }
 
-/// Reports as often as systemd asks for, if it does, for as long as `is_alive` answers.
-pub fn watchdog(is_alive: impl Fn() -> bool + Send + 'static) {
+/// Reports as often as systemd asks for, if it does, from among the tasks that serve requests: when
+/// those get no turn any more, systemd hears nothing.
+pub fn watchdog(runtime: &Handle) {
     let Some(limit) = sd_notify::watchdog_enabled() else { return };
-    let interval = (limit / 2).max(Duration::from_millis(10));
-    let keep = move || {
+    let mut interval = tokio::time::interval((limit / 2).max(Duration::from_millis(10)));
+    runtime.spawn(async move {
         loop {
-            if is_alive() {
-                send(&[NotifyState::Watchdog]);
-            }
-            thread::sleep(interval);
+            interval.tick().await;
+            send(&[NotifyState::Watchdog]);
         }
-    };
-    // Without the thread systemd ends the service, which is what a watchdog is for.
-    let _ = thread::Builder::new().name("watchdog".to_owned()).spawn(keep);
+    });
 }
 
 fn send(states: &[NotifyState<'_>]) {

@@ -23,7 +23,7 @@ use tracing::warn;
 use super::Reloader;
 use super::attempt::{Conditions, From, Trigger};
 use crate::config::Watch;
-use crate::config::source::Content;
+use crate::config::source::{Content, directory};
 use crate::fault;
 
 /// How many pauses a writer who never rests can hold a look up.
@@ -211,7 +211,9 @@ fn is_change(kind: EventKind) -> bool {
 /// Every path whose change may change the content of a file that the configuration consists of.
 fn relevant_paths(reloader: &Reloader) -> BTreeSet<PathBuf> {
     let mut paths = BTreeSet::new();
-    for file in std::iter::once(reloader.path().to_owned()).chain(reloader.seen().referenced) {
+    let directory = directory(reloader.path());
+    let referenced = reloader.seen().referenced.into_iter().map(|named| directory.join(named));
+    for file in std::iter::once(reloader.path().to_owned()).chain(referenced) {
         if let Ok(file) = std::path::absolute(file) {
             follow(&file, &mut paths);
         }

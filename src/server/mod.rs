@@ -4,8 +4,10 @@ mod ports;
 mod upgrade;
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
@@ -19,6 +21,7 @@ use crate::admin::Operators;
 use crate::config::Config;
 use crate::config::source::Content;
 use crate::gateway::resolver::Resolver;
+use crate::gateway::upstream::Authorities;
 use crate::gateway::{Gateway, MAX_ADDRESSES};
 use crate::generation::Live;
 use crate::lifecycle::Lifecycle;
@@ -65,6 +68,7 @@ pub fn run(start: Start, signals: Caught, log: logging::Guard) -> Result<()> {
         Some(mut handed_over) => (std::mem::take(&mut handed_over.listeners), Some(handed_over)),
         None => (Vec::new(), None),
     };
+    raise_descriptor_limit();
     let listeners = bind_all(&config, at_hand).map_err(|error| anyhow!(error))?;
     let threads = config.server.threads;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -112,9 +116,15 @@ pub fn run(start: Start, signals: Caught, log: logging::Guard) -> Result<()> {
         lifecycle: lifecycle.clone(),
         watcher: watcher_status,
     });
-    let proxies = [Role::Traffic, Role::Operators]
-        .map(|role| (role, proxy(role, threads, operators.clone(), resolver.clone())));
-    let ports = Arc::new(Ports::new(runtime.handle().clone(), HashMap::from(proxies)));
+    // Pingora reads the system's root certificates here, and panics where it cannot.
+    let proxies = std::panic::catch_unwind(AssertUnwindSafe(|| {
+        [Role::Traffic, Role::Operators]
+            .map(|role| (role, proxy(role, threads, operators.clone(), resolver.clone())))
+    }));
+    let proxies = proxies.map_err(|_| {
+        anyhow!("the system's root certificates cannot be read; see SSL_CERT_FILE and SSL_CERT_DIR")
+    })?;
+    let ports = Arc::new(Ports::new(runtime.handle().clone(), HashMap::from(proxies), lifecycle.clone()));
     let _ = ports_slot.set(ports.clone());
     // Without waiting: the first requests wait for themselves.
     resolver.warm(store_names(&live.current().config), Duration::ZERO);
@@ -126,13 +136,10 @@ pub fn run(start: Start, signals: Caught, log: logging::Guard) -> Result<()> {
     }
     announce_start(&path, &live);
     signals.act(reloader, actions(&live, &ports, &lifecycle)).context("signals cannot be caught")?;
-    {
-        let live = live.clone();
-        systemd::watchdog(move || live.current().number > 0);
-    }
+    systemd::watchdog(runtime.handle());
 
     runtime.block_on(async {
-        lifecycle.drained().await;
+        lifecycle.draining().await;
         systemd::stopping();
         let grace = live.current().config.server.shutdown_grace;
         let deadline = Instant::now() + grace;
@@ -155,6 +162,16 @@ pub fn run(start: Start, signals: Caught, log: logging::Guard) -> Result<()> {
     Ok(())
 }
 
+/// As many files and connections as this user may have; the soft limit is a relic of `select`.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        warn!(%error, "the limit of open files stays as it is");
+    }
+}
+
 fn actions(live: &Arc<Live>, ports: &Arc<Ports>, lifecycle: &Arc<Lifecycle>) -> Actions {
     let drain = {
         let lifecycle = lifecycle.clone();
@@ -162,7 +179,7 @@ fn actions(live: &Arc<Live>, ports: &Arc<Ports>, lifecycle: &Arc<Lifecycle>) -> 
     };
     let hand_over = {
         let (live, ports, lifecycle) = (live.clone(), ports.clone(), lifecycle.clone());
-        move || {
+        let hand_over = move || {
             let socket = live.current().config.server.upgrade_socket.clone();
             let handed_over = ports
                 .listeners()
@@ -174,6 +191,13 @@ fn actions(live: &Arc<Live>, ports: &Arc<Ports>, lifecycle: &Arc<Lifecycle>) -> 
                     lifecycle.drain();
                 }
                 Err(error) => error!("the listeners stay here: {error:#}"),
+            }
+        };
+        // On a thread of its own: it waits for another process, and signals must not wait with it.
+        move || {
+            let hand_over = hand_over.clone();
+            if let Err(error) = thread::Builder::new().name("hand-over".to_owned()).spawn(hand_over) {
+                error!(%error, "the listeners stay here: no thread could be started");
             }
         }
     };
@@ -191,7 +215,12 @@ fn proxy(
     operators: Arc<Operators>,
     resolver: Arc<Resolver>,
 ) -> Arc<HttpProxy<Gateway>> {
-    let gateway = Gateway { is_for_operators: role == Role::Operators, operators, resolver };
+    let gateway = Gateway {
+        is_for_operators: role == Role::Operators,
+        operators,
+        resolver,
+        authorities: Authorities::default(),
+    };
     let mut proxy = http_proxy(&Arc::new(pingora_conf(threads)), gateway);
     let mut options = HttpServerOptions::default();
     // Refused by us like every other method, with `Allow`, a log line and a count.

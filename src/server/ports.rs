@@ -18,16 +18,17 @@ use pingora::protocols::l4::stream::Stream;
 use pingora::protocols::{GetSocketDigest, SocketDigest};
 use pingora::proxy::HttpProxy;
 use serde::{Deserialize, Serialize};
-use socket2::SockRef;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
 use tracing::error;
 
 use crate::config::Config;
 use crate::gateway::Gateway;
+use crate::lifecycle::Lifecycle;
 use crate::reload::Commit;
 
 /// After a failed accept; the usual reason is that no file descriptor is free.
@@ -85,12 +86,19 @@ pub struct Ports {
     runtime: Handle,
     proxies: HashMap<Role, Arc<HttpProxy<Gateway>>>,
     connections: TaskTracker,
+    acceptors: TaskTracker,
+    lifecycle: Arc<Lifecycle>,
     open: Mutex<HashMap<Role, Port>>,
 }
 
 impl Ports {
-    pub fn new(runtime: Handle, proxies: HashMap<Role, Arc<HttpProxy<Gateway>>>) -> Self {
-        Self { runtime, proxies, connections: TaskTracker::new(), open: Mutex::default() }
+    pub fn new(
+        runtime: Handle,
+        proxies: HashMap<Role, Arc<HttpProxy<Gateway>>>,
+        lifecycle: Arc<Lifecycle>,
+    ) -> Self {
+        let (connections, acceptors) = (TaskTracker::new(), TaskTracker::new());
+        Self { runtime, proxies, connections, acceptors, lifecycle, open: Mutex::default() }
     }
 
     /// Begins to serve on listeners.
@@ -107,6 +115,9 @@ impl Ports {
     pub fn prepare(self: &Arc<Self>, config: &Config) -> Result<Commit, String> {
         let wanted: HashMap<Role, SocketAddr> =
             ROLES.into_iter().filter_map(|role| Some((role, role.address(config)?))).collect();
+        if self.lifecycle.is_draining() {
+            return Err("the process is shutting down".to_owned());
+        }
         let mut bound = Listeners::new();
         let open = self.lock();
         for (role, address) in &wanted {
@@ -152,6 +163,10 @@ impl Ports {
     /// Takes no new connections and ends those that wait for a request.
     pub async fn close(&self) {
         self.send_stage(Stage::Closed);
+        // The last handles on the sockets, or they would go on listening for nobody.
+        self.lock().clear();
+        self.acceptors.close();
+        self.acceptors.wait().await;
         for proxy in self.proxies.values() {
             proxy.http_cleanup().await;
         }
@@ -181,7 +196,7 @@ impl Ports {
         let (stage, stages) = watch::channel(Stage::Serving);
         let proxy = self.proxies.get(&role).cloned().ok_or(io::ErrorKind::NotFound)?;
         let acceptor = Acceptor { proxy, stages, connections: self.connections.clone() };
-        self.connections.spawn_on(acceptor.run(listener), &self.runtime);
+        self.acceptors.spawn_on(acceptor.run(listener), &self.runtime);
         Ok(Port { address, listener: handle, stage })
     }
 }
@@ -203,12 +218,7 @@ pub fn bind_all(config: &Config, mut at_hand: Vec<TcpListener>) -> Result<Listen
 }
 
 fn bind(address: SocketAddr, role: Role) -> Result<TcpListener, String> {
-    let bind = || {
-        let listener = TcpListener::bind(address)?;
-        listener.set_nonblocking(true)?;
-        Ok::<_, io::Error>(listener)
-    };
-    bind().map_err(|error| refusal(address, role, &error))
+    listen(address, false).map_err(|error| refusal(address, role, &error))
 }
 
 fn refusal(address: SocketAddr, role: Role, error: &io::Error) -> String {
@@ -228,26 +238,29 @@ fn bind_beside(address: SocketAddr, role: Role, open: &HashMap<Role, Port>) -> R
         |shared: bool| ours.iter().try_for_each(|port| SockRef::from(&port.listener).set_reuse_port(shared));
     let beside = || {
         share(true)?;
-        let socket = socket2::Socket::new(
-            socket2::Domain::for_address(address),
-            socket2::Type::STREAM,
-            Some(socket2::Protocol::TCP),
-        )?;
-        socket.set_reuse_address(true)?;
-        socket.set_reuse_port(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
-        socket.set_nonblocking(true)?;
-        socket.set_reuse_port(false)?;
-        Ok::<_, io::Error>(socket.into())
+        listen(address, true)
     };
     let bound = beside();
     let _ = share(false);
     bound.map_err(|error| refusal(address, role, &error))
 }
 
-/// As the standard library has it; the kernel cuts it to its own limit.
+/// Connections that may wait to be accepted; the kernel cuts it to its own limit.
 const BACKLOG: i32 = 4096;
+
+fn listen(address: SocketAddr, beside_another: bool) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(beside_another)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    socket.set_reuse_port(false)?;
+    Ok(socket.into())
+}
+
+/// How long a new connection may stay silent.
+const FIRST_BYTE: Duration = Duration::from_secs(15);
 
 /// Takes the connections of one port.
 struct Acceptor {
@@ -291,7 +304,10 @@ impl Acceptor {
         let proxy = self.proxy.clone();
         let shutdown = shutdown.clone();
         self.connections.spawn(async move {
-            // A client that is gone before its first request is no event.
+            // A client that says nothing, or is gone before its first request, is no event.
+            if !matches!(timeout(FIRST_BYTE, stream.readable()).await, Ok(Ok(()))) {
+                return;
+            }
             if let Ok(stream) = prepare(stream, client) {
                 proxy.process_new(Box::new(stream), &shutdown).await;
             }

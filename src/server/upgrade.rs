@@ -10,7 +10,7 @@ use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -45,10 +45,12 @@ pub struct HandedOver {
 impl Waiting {
     /// Takes the place at the socket. Only this user can reach it.
     pub fn at(path: &Path) -> Result<Self> {
-        if let Err(error) = fs::remove_file(path)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            return Err(error).with_context(|| format!("`{}` cannot be replaced", path.display()));
+        match fs::symlink_metadata(path) {
+            // Of a process that is gone.
+            Ok(found) if found.file_type().is_socket() => fs::remove_file(path)?,
+            Ok(_) => bail!("`{}` is no socket; see server.upgrade_socket", path.display()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error).with_context(|| format!("`{}`", path.display())),
         }
         let listener = UnixListener::bind(path).with_context(|| {
             format!("`{}`: no socket can be made here; see server.upgrade_socket", path.display())

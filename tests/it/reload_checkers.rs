@@ -11,7 +11,7 @@ async fn two_pointers_in_a_row_are_caught() {
     let proxy = Proxy::start(&coloured(0, &store)).await;
     proxy.fault("two pointers");
     let traffic = Traffic::start(&proxy, 6);
-    flip(&proxy, &store, &traffic.confirmed, 200).await;
+    flip(&proxy, &store, &traffic.confirmed, 200, 0).await;
     let seen = traffic.end(&store).await;
     assert!(
         seen.faults.iter().any(|fault| fault.starts_with("mixed") || fault.starts_with("failed")),

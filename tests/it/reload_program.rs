@@ -11,7 +11,7 @@ use yatagarasu::reload::attempt::{Attempt, Refusal, Verdict};
 use yatagarasu::reload::hooks::Event;
 
 const CONFIG: &str = "\
-reload: { deadline_seconds: 0.5 }
+reload: { deadline_seconds: 1 }
 jwt: { secret: a-secret-of-at-least-32-characters }
 buckets:
 - { name: photos, path_prefix: /photos, s3: { bucket: photos, region: eu-west-1, access_key: AK, secret_key: SK }, auth: { enabled: true } }
@@ -58,7 +58,7 @@ fn a_hook_that_says_no_panics_or_hangs_refuses_the_reload_and_is_named() {
     for (prefix, expected) in [
         ("/veto", "the hook `judge` refused: 2 is too many"),
         ("/panic", "a panic in the stage `hook judge`; the log has the details"),
-        ("/hang", "not done within 0.5 seconds, in the stage `hook judge`"),
+        ("/hang", "not done within 1 seconds, in the stage `hook judge`"),
     ] {
         let started = Instant::now();
         let attempt = program.reload(&CONFIG.replace("/photos", prefix));

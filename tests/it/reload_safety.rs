@@ -95,10 +95,9 @@ async fn state(stack: &Stack) -> (serde_json::Value, u16, u16, Vec<u8>) {
 
 #[tokio::test]
 async fn g09_g10_a_failure_at_any_stage_changes_nothing_and_the_next_reload_works() {
-    let stack = Stack::with("reload: { deadline_seconds: 0.5 }").await;
+    let stack = Stack::with("reload: { deadline_seconds: 1 }").await;
     let before = state(&stack).await;
-    let next =
-        Stack::config(&stack.store, "reload: { deadline_seconds: 0.5 }").replace("/photos", "/pictures");
+    let next = Stack::config(&stack.store, "reload: { deadline_seconds: 1 }").replace("/photos", "/pictures");
     stack.proxy.write_config(&next);
     for stage in ["read", "parse", "references", "validate", "warm", "bind"] {
         for (how, expected) in [("panic", 500), ("hang", 504)] {

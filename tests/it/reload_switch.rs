@@ -118,9 +118,16 @@ async fn client(address: std::net::SocketAddr, confirmed: Arc<AtomicU64>, done: 
     seen
 }
 
-/// Reloads by turns with POST and SIGHUP, valid and invalid files; returns how many of each.
-pub async fn flip(proxy: &Proxy, store: &Store, confirmed: &AtomicU64, reloads: u64) -> (u64, u64) {
-    let (mut valid, mut invalid) = (0, 0);
+/// Reloads by turns with POST and SIGHUP, valid and invalid files, after `before` valid ones; returns how
+/// many of each.
+pub async fn flip(
+    proxy: &Proxy,
+    store: &Store,
+    confirmed: &AtomicU64,
+    reloads: u64,
+    before: u64,
+) -> (u64, u64) {
+    let (mut valid, mut invalid) = (before, 0);
     for round in 0..reloads {
         let is_valid = round % 2 == 0;
         let next = coloured(colour_of(valid + 2), store);
@@ -142,7 +149,7 @@ pub async fn flip(proxy: &Proxy, store: &Store, confirmed: &AtomicU64, reloads: 
         }
         confirmed.store(valid + 1, Ordering::SeqCst);
     }
-    (valid, invalid)
+    (valid - before, invalid)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -151,7 +158,7 @@ async fn g01_g02_g04_g05_two_hundred_reloads_under_traffic_harm_no_request() {
     let store = coloured_store().await;
     let proxy = Proxy::start(&coloured(0, &store)).await;
     let traffic = Traffic::start(&proxy, 6);
-    let (valid, invalid) = flip(&proxy, &store, &traffic.confirmed, RELOADS).await;
+    let (valid, invalid) = flip(&proxy, &store, &traffic.confirmed, RELOADS, 0).await;
     let seen = traffic.end(&store).await;
     let metrics = proxy.metrics().await;
     assert_eq!(metrics["config_reload_success_total"], valid as f64);

@@ -12,7 +12,7 @@ use super::Validator;
 use super::jwt::Jwt;
 use crate::auth::Rule;
 use crate::config::problem::Place;
-use crate::config::{Bucket, Timeouts, Trust, file};
+use crate::config::{Bucket, Known, Timeouts, Trust, conceal, file};
 use crate::routing::Prefix;
 use crate::s3::sigv4::{Credentials, Signer};
 use crate::s3::{self, Addressing, Endpoint, InvalidBucket, Scheme};
@@ -22,6 +22,7 @@ impl Validator<'_, '_> {
     pub fn buckets(
         &mut self,
         buckets: &mut [file::Bucket],
+        known: &Known,
         place: &Place,
         jwt: Option<&Jwt>,
     ) -> Vec<Arc<Bucket>> {
@@ -30,6 +31,13 @@ impl Validator<'_, '_> {
         let mut names: HashMap<String, usize> = HashMap::new();
         for (index, bucket) in buckets.iter_mut().enumerate() {
             let place = place.index(index);
+            if let Some(bucket) = known.bucket(index) {
+                self.unique(&bucket.name, &place.key("name"), &mut names, index);
+                prefixes.entry(bucket.prefix.clone()).or_default().push((index, bucket.name.clone()));
+                valid.push(bucket.clone());
+                continue;
+            }
+            let warned = self.warnings.len();
             let name = self.name(bucket.name.as_ref(), &place.key("name"), &mut names, index);
             let prefix = self.prefix(bucket.path_prefix.as_ref(), &place.key("path_prefix"));
             if let Some(prefix) = &prefix {
@@ -37,6 +45,7 @@ impl Validator<'_, '_> {
                 prefixes.entry(prefix.clone()).or_default().push((index, shown));
             }
             let rule = self.rule(bucket.auth.as_ref(), &place, name.as_deref(), jwt);
+            let has_own_keys = bucket.s3.as_ref().is_some_and(|s3| s3.access_key.is_some());
             let s3_place = place.key("s3");
             let store = match &mut bucket.s3 {
                 Some(s3) => self.store(s3, &s3_place),
@@ -48,7 +57,11 @@ impl Validator<'_, '_> {
             if let (Some(name), Some(prefix), Some(rule), Some((store, signer, trust, timeouts))) =
                 (name, prefix, rule, store)
             {
-                let effective = serde_yaml::to_value(&*bucket).unwrap_or_default();
+                let mut effective = serde_yaml::to_value(&*bucket).unwrap_or_default();
+                conceal(&mut effective, &place, &self.references.written);
+                // A warning names the place, and a file or the environment may have other contents next time.
+                let is_told = self.warnings.len() == warned && trust.roots.is_empty() && has_own_keys;
+                let fingerprint = known.fingerprint(index).filter(|_| is_told);
                 valid.push(Arc::new(Bucket {
                     name,
                     prefix,
@@ -58,6 +71,7 @@ impl Validator<'_, '_> {
                     trust,
                     timeouts,
                     effective,
+                    fingerprint,
                 }));
             }
         }
@@ -88,10 +102,14 @@ impl Validator<'_, '_> {
             self.refuse(place, name, why);
             return None;
         }
+        self.unique(name, place, names, index);
+        Some(name.to_owned())
+    }
+
+    fn unique(&mut self, name: &str, place: &Place, names: &mut HashMap<String, usize>, index: usize) {
         if let Some(first) = names.insert(name.to_owned(), index) {
             self.refuse(place, name, format!("is also the name of buckets[{first}]; choose another"));
         }
-        Some(name.to_owned())
     }
 
     fn prefix(&mut self, prefix: Option<&String>, place: &Place) -> Option<Prefix> {

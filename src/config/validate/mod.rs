@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::file::{self, File};
 use super::problem::{Place, Problems};
 use super::reference::References;
-use super::{Config, Notify, Operators, Reload, Server, Watch};
+use super::{Config, Known, Notify, Operators, Reload, Server, Watch, conceal};
 use crate::auth::Rule;
 use crate::auth::claims::Condition;
 use crate::auth::token::Source;
@@ -25,16 +25,22 @@ const MAX_DEBOUNCE: Duration = Duration::from_secs(60);
 const MAX_THREADS: u64 = 1024;
 
 /// The configuration, without its digest; `None` or a problem where it is not valid.
-pub fn validate(mut file: File, references: &mut References<'_>, problems: &mut Problems) -> Option<Config> {
+pub fn validate(
+    mut file: File,
+    known: &Known,
+    references: &mut References<'_>,
+    problems: &mut Problems,
+) -> Option<Config> {
     let mut validator = Validator { references, problems, warnings: Vec::new() };
     let root = Place::root();
     let server = validator.server(&file.server, &root.key("server"));
     let jwt = file.jwt.as_ref().map(|jwt| validator.jwt(jwt, &root.key("jwt")));
     let operators = validator.operators(&file.admin, &root.key("admin"), jwt.as_ref(), server.as_ref());
     let reload = validator.reload(&file.reload, &root.key("reload"));
-    let buckets = validator.buckets(&mut file.buckets, &root.key("buckets"), jwt.as_ref());
+    let buckets = validator.buckets(&mut file.buckets, known, &root.key("buckets"), jwt.as_ref());
     let warnings = validator.warnings;
-    let effective = serde_yaml::to_value(&file);
+    let mut effective = serde_yaml::to_value(&file).unwrap_or_default();
+    conceal(&mut effective, &root, &references.written);
     let operators = operators?;
     Some(Config {
         server: server?,
@@ -45,7 +51,7 @@ pub fn validate(mut file: File, references: &mut References<'_>, problems: &mut 
         buckets,
         warnings,
         digest: String::new(),
-        effective: effective.ok()?,
+        effective,
     })
 }
 
@@ -115,7 +121,8 @@ impl Validator<'_, '_> {
             self.refuse(&place.key("debounce_ms"), &reload.debounce_ms.to_string(), why);
         }
         let poll = self.seconds(reload.poll_seconds as f64, 1.0, &place.key("poll_seconds"));
-        let deadline = self.seconds(reload.deadline_seconds, 0.001, &place.key("deadline_seconds"));
+        // Shorter, and the reload that would mend it could not be done in time.
+        let deadline = self.seconds(reload.deadline_seconds, 1.0, &place.key("deadline_seconds"));
         Reload {
             watch: reload.watch.then_some(Watch { debounce, poll }),
             deadline,
@@ -182,8 +189,7 @@ impl Validator<'_, '_> {
     ) -> Option<ValidOperators> {
         let listen = self.socket(&admin.address, admin.port, place);
         if let (Some(listen), Some(server)) = (listen, server)
-            && listen.port() == server.listen.port()
-            && (listen.ip() == server.listen.ip() || server.listen.ip().is_unspecified())
+            && collide(listen, server.listen)
         {
             let why = "is the traffic port; choose another, or leave `admin.port` out to share it";
             self.refuse(&place.key("port"), &listen.port().to_string(), why);
@@ -205,4 +211,11 @@ impl Validator<'_, '_> {
         };
         Some(ValidOperators { listen, rule, conditions })
     }
+}
+
+/// Whether two sockets cannot both listen: `::` takes IPv4 too.
+fn collide(one: SocketAddr, other: SocketAddr) -> bool {
+    let covers = |all: IpAddr, ip: IpAddr| all.is_unspecified() && (all.is_ipv6() || ip.is_ipv4());
+    one.port() == other.port()
+        && (one.ip() == other.ip() || covers(one.ip(), other.ip()) || covers(other.ip(), one.ip()))
 }
