@@ -8,6 +8,7 @@
 
 #![allow(
     dead_code,
+    unused_imports,
     clippy::panic,
     clippy::indexing_slicing,
     reason = "shares the harness of the tests, which fails by panics"

@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use serde_path_to_error::Segment;
 use serde_yaml::{Mapping, Value};
 
-use super::problem::{Place, Problems, Step};
+use super::problem::{Place, Problems, Step, is_plain};
 
 /// Reads a section. What was wrong is left at its default, with a problem at its place.
 pub fn section<T: DeserializeOwned + Default>(
@@ -36,15 +36,8 @@ pub fn section<T: DeserializeOwned + Default>(
                 Some(Step::Key(last)) if last == key => steps,
                 _ => [steps, vec![Step::Key(key.to_owned())]].concat(),
             };
-            // A key of flow style without its space, `{ secret:abc }`, is key and value in one.
-            if is_plain(key) {
-                problems.push(place.join(steps.clone()), format!("unknown key; known here are {known}"));
-            } else {
-                let message = format!(
-                    "a key is unknown, perhaps for want of a space after `:`; known here are {known}"
-                );
-                problems.push(here, message);
-            }
+            let why = if is_plain(key) { "" } else { "; is a space missing after its `:`?" };
+            problems.push(place.join(steps.clone()), format!("unknown key{why}; known here are {known}"));
             if !remove(&mut tree, &steps) {
                 return T::default();
             }
@@ -95,11 +88,6 @@ fn step(segment: &Segment) -> Option<Step> {
 fn unknown_key(message: &str) -> Option<&str> {
     let rest = message.split_once("unknown field `")?.1;
     Some(rest.rsplit_once("`, expected ")?.0.split("`, expected ").next().unwrap_or(rest))
-}
-
-/// Whether a text looks like a key that somebody mistyped, and so may be shown.
-fn is_plain(key: &str) -> bool {
-    key.len() <= 32 && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
 }
 
 /// The keys after "expected one of `a`, `b`" or "expected `a`".

@@ -44,13 +44,21 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (position, step) in self.0.iter().enumerate() {
             match step {
-                Step::Key(key) if position == 0 => f.write_str(key)?,
-                Step::Key(key) => write!(f, ".{key}")?,
+                Step::Key(key) => {
+                    let key = if is_plain(key) { key } else { "…" };
+                    write!(f, "{}{key}", if position == 0 { "" } else { "." })?;
+                }
                 Step::Index(index) => write!(f, "[{index}]")?,
             }
         }
         Ok(())
     }
+}
+
+/// Whether a text is a key that somebody meant, and so may be shown. A key of flow style without its
+/// space, `{ secret:abc }`, is key and value in one.
+pub fn is_plain(key: &str) -> bool {
+    key.len() <= 32 && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde_yaml::Value;
 use thiserror::Error;
 
-use super::problem::{Place, Problems, Step};
+use super::problem::{Place, Problems, Step, is_plain};
 use super::source;
 
 #[derive(Debug, PartialEq, Eq, Error)]
@@ -80,7 +80,12 @@ impl<'a> References<'a> {
                     // What stands below it may have been commented out, and `auth` without anything is not
                     // `auth` left out.
                     if entry.is_null() {
-                        problems.push(place, "has no value; give it one, or leave the key out");
+                        let why = if is_plain(key) {
+                            "has no value; give it one, or leave the key out"
+                        } else {
+                            "a key has no value; is a space missing after its `:`?"
+                        };
+                        problems.push(place, why);
                         continue;
                     }
                     self.fill(entry, &place, problems);

@@ -105,31 +105,57 @@ impl Watcher {
                 directories: kernel.directories.clone(),
                 problem: kernel.problem.clone().or_else(|| mounted_alone(reloader.path())),
             });
-            self.look(reloader);
+            self.look(reloader, watch);
             match self.hints.recv_timeout(watch.poll) {
-                Ok(Hint::Files) if fault::is_active("leading edge") => {
-                    self.look(reloader);
-                    self.wait_for_quiet(watch);
-                    lie_about_what_was_seen(reloader);
-                }
-                Ok(Hint::Files) => self.wait_for_quiet(watch),
-                Ok(Hint::Settings) | Err(RecvTimeoutError::Timeout) => {}
+                Ok(Hint::Files | Hint::Settings) | Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
+        }
+    }
+
+    /// Asks for a reload if the files are not what was last read, and have come to rest.
+    fn look(&self, reloader: &Reloader, watch: Watch) {
+        let observe = || Content::observe(reloader.path(), &reloader.seen().referenced).digest();
+        let mut found = observe();
+        if found == reloader.seen().digest {
+            return;
+        }
+        if fault::is_active("leading edge") {
+            self.reload(reloader);
+            self.wait_for_quiet(watch);
+            lie_about_what_was_seen(reloader);
+            return;
+        }
+        for _ in 0..PATIENCE {
+            self.wait_for_quiet(watch);
+            let later = observe();
+            if later == found {
+                break;
+            }
+            found = later;
+        }
+        // Somebody else may have had it reloaded meanwhile.
+        if found != reloader.seen().digest {
+            self.reload(reloader);
         }
     }
 
     /// Returns when no hint has come for the time of the debounce.
     fn wait_for_quiet(&self, watch: Watch) {
         let end = Instant::now() + watch.debounce * PATIENCE;
-        while Instant::now() < end && self.hints.recv_timeout(watch.debounce).is_ok() {}
+        let mut rest = Instant::now() + watch.debounce;
+        while let Some(left) =
+            rest.min(end).checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+        {
+            match self.hints.recv_timeout(left) {
+                Ok(Hint::Files) => rest = Instant::now() + watch.debounce,
+                Ok(Hint::Settings) => {}
+                Err(_) => return,
+            }
+        }
     }
 
-    fn look(&self, reloader: &Reloader) {
-        let seen = reloader.seen();
-        if Content::observe(reloader.path(), &seen.referenced).digest() == seen.digest {
-            return;
-        }
+    fn reload(&self, reloader: &Reloader) {
         let request = reloader.request(Trigger::Watcher, From::File, Conditions::default());
         // Its outcome is in the log; here it only matters that it has ended.
         let _ = request.blocking_recv();

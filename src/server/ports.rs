@@ -305,7 +305,7 @@ impl Acceptor {
         let shutdown = shutdown.clone();
         self.connections.spawn(async move {
             // A client that says nothing, or is gone before its first request, is no event.
-            if !matches!(timeout(FIRST_BYTE, stream.readable()).await, Ok(Ok(()))) {
+            if !matches!(timeout(FIRST_BYTE, stream.peek(&mut [0])).await, Ok(Ok(1))) {
                 return;
             }
             if let Ok(stream) = prepare(stream, client) {

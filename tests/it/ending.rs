@@ -186,3 +186,33 @@ fn a_wrong_command_line_is_2() {
         format!("yatagarasu {}\n", env!("CARGO_PKG_VERSION"))
     );
 }
+
+#[tokio::test]
+async fn a_port_that_has_closed_refuses_and_does_not_reset() {
+    let (mut stack, mut download, _) = with_a_download(4).await;
+    stack.proxy.signal("TERM");
+    // Half of the grace period is for those who have not heard yet.
+    eventually("the port is closed", async || {
+        tokio::net::TcpStream::connect(stack.proxy.address).await.is_err().then_some(())
+    })
+    .await;
+    assert!(!stack.proxy.has_ended(), "the download is still under way");
+    let _ = download.rest().await;
+    assert_eq!(stack.proxy.exit().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn whoever_waits_for_a_digest_does_not_hold_the_drain_up() {
+    let mut stack = Stack::start().await;
+    let token = admin_token();
+    let waiting = stack.proxy.get_as("/admin/status?wait_digest=x&timeout=300s", &token);
+    let ending = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        stack.proxy.signal("TERM");
+    };
+    let (response, ()) = tokio::join!(waiting, ending);
+    assert_eq!(response.status(), 503);
+    let started = Instant::now();
+    assert_eq!(stack.proxy.exit().await.code(), Some(0));
+    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+}

@@ -387,3 +387,88 @@ async fn an_idle_connection_to_the_store_is_closed() {
         started.elapsed()
     );
 }
+
+#[tokio::test]
+async fn requests_that_were_sent_together_are_answered_one_after_the_other() {
+    let stack = Stack::start().await;
+    let mut raw = Raw::connect(stack.proxy.address).await;
+    let one = "GET /photos/cat.jpg HTTP/1.1\r\nHost: p\r\n\r\n";
+    raw.send(format!("{one}{one}GET /nowhere HTTP/1.1\r\nHost: p\r\n\r\n{one}")).await;
+    for status in [200, 200, 404, 200] {
+        assert_eq!(raw.answer(false).await.status, status);
+    }
+}
+
+#[tokio::test]
+async fn a_client_of_http_1_0_gets_no_chunks() {
+    let store =
+        Faulty::answering("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n")
+            .await;
+    let proxy = proxy_for(&store.url()).await;
+    let mut raw = Raw::connect(proxy.address).await;
+    raw.send("GET /photos/a HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").await;
+    let answer = String::from_utf8(raw.rest().await.expect("a clean end")).expect("a text");
+    assert!(answer.ends_with("\r\n\r\nhello") && !answer.to_lowercase().contains("chunked"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_header_that_cannot_be_passed_on_is_answered() {
+    let stack = Stack::start().await;
+    for connection in ["host", "a, b, c, d, e, f, g, h, i, j, k", "a b"] {
+        let mut raw = Raw::connect(stack.proxy.address).await;
+        let answer = raw.ask("GET", "/photos/cat.jpg", &[("Connection", connection)]).await;
+        assert_eq!(answer.status, 400, "{connection}");
+    }
+    assert_eq!(stack.proxy.metric("yatagarasu_rejections_total{reason=\"header\"}").await, 3.0);
+}
+
+#[tokio::test]
+async fn a_key_that_no_store_can_have_is_refused() {
+    let stack = Stack::start().await;
+    let target = format!("/photos/{}", "+".repeat(30_000));
+    let answer = raw::ask(stack.proxy.address, "GET", &target).await;
+    assert_eq!(answer.status, 400);
+    assert!(String::from_utf8_lossy(&answer.body).contains("KeyTooLongError"));
+    assert_eq!(
+        raw::ask(stack.proxy.address, "GET", &format!("/photos/{}", "k".repeat(1024))).await.status,
+        404
+    );
+}
+
+#[tokio::test]
+async fn the_stores_phrase_does_not_reach_the_client() {
+    let store = Faulty::answering("HTTP/1.1 200 Secret-Phrase\r\nContent-Length: 2\r\n\r\nok").await;
+    let proxy = proxy_for(&store.url()).await;
+    let answer = raw::ask(proxy.address, "GET", "/photos/a").await;
+    assert!(answer.head.starts_with("HTTP/1.1 200 OK\r\n"), "{}", answer.head);
+}
+
+#[tokio::test]
+async fn a_slow_client_is_not_the_stores_failure() {
+    let store = Faulty::start(|mut stream, _| async move {
+        read_request(&mut stream).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n").await;
+        while stream.write_all(&[0; 65_536]).await.is_ok() {}
+    })
+    .await;
+    let proxy = proxy_for(&store.url()).await;
+    let mut raw = Raw::connect(proxy.address).await;
+    raw.send("GET /photos/a HTTP/1.1\r\nHost: p\r\nX-Request-Id: the-id\r\n\r\n").await;
+    let mut buffer = vec![0; 1 << 20];
+    // Slowly enough to be overdue, fast enough for every single write.
+    while raw.0.read_exact(&mut buffer).await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let line = proxy.access_line("the-id").await;
+    assert!(line["reason"].as_str().expect("a reason").starts_with("overdue"), "{line}");
+    assert_eq!(upstream_errors(&proxy, "timeout").await, 0.0);
+}
+
+#[tokio::test]
+async fn silent_connections_do_not_stay() {
+    let stack = Stack::start().await;
+    let started = Instant::now();
+    let mut silent = Raw::connect(stack.proxy.address).await;
+    assert_eq!(silent.rest().await.expect("a clean end"), b"");
+    assert!(started.elapsed() < Duration::from_secs(25), "{:?}", started.elapsed());
+}

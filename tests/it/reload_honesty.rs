@@ -360,3 +360,96 @@ async fn a_webhook_hears_of_failures_and_delays_nothing() {
     assert!(!stack.proxy.log_text().contains("planted-hook-secret"));
     assert!(heard.try_recv().is_err(), "only failures");
 }
+
+#[tokio::test]
+async fn who_may_try_a_text_reads_neither_files_nor_the_environment() {
+    let store = Store::start().await;
+    let environment = vec![("PLANTED".to_owned(), "planted-in-the-environment".to_owned())];
+    let config = format!("{JWT}buckets:\n{}", bucket("photos", "/photos", &store, PUBLIC));
+    let surroundings = Surroundings { environment, ..Default::default() };
+    let proxy = Proxy::start_in(&config, surroundings).await;
+    let file = proxy.folder.path().join("planted");
+    proxy::write(&file, "planted-in-a-file");
+    let references = format!("[\"${{PLANTED}}\", \"x${{file:{}}}\"]", file.display());
+    let trial =
+        config.replace("secret: ", &format!("audience: {references}, issuer: \"${{PLANTED}}\", secret: "));
+    let trial = trial.replace("region: us-east-1", "region: \"${PLANTED}\"");
+    let mut outputs = String::new();
+    for path in ["/admin/validate", "/admin/reload", "/admin/config", "/admin/status"] {
+        let text = if path.contains("validate") || path.contains("reload") {
+            proxy.write_config(&trial);
+            let (status, answer) = proxy.send(http().post(proxy.url(path)).body(trial.clone())).await;
+            assert_eq!(status, 200, "{answer}");
+            answer.to_string()
+        } else {
+            proxy.get_as(path, &admin_token()).await.text().await.unwrap_or_default()
+        };
+        outputs.push_str(&text);
+    }
+    outputs.push_str(&proxy.log_text());
+    assert!(outputs.contains("${PLANTED}"), "what is written is shown");
+    assert!(
+        !outputs.contains("planted-in-the-environment") && !outputs.contains("planted-in-a-file"),
+        "{outputs}"
+    );
+}
+
+#[tokio::test]
+async fn a_strangers_body_is_not_read() {
+    use tokio::io::AsyncWriteExt;
+    let stack = Stack::start().await;
+    let before = stack.proxy.memory_kib("VmRSS");
+    let mut strangers = Vec::new();
+    for _ in 0..20 {
+        let mut raw = Raw::connect(stack.proxy.address).await;
+        raw.send("POST /admin/validate HTTP/1.1\r\nHost: p\r\nContent-Length: 16000000\r\n\r\n").await;
+        let _ = raw.0.write_all(&vec![b'#'; 1_000_000]).await;
+        strangers.push(raw);
+    }
+    for stranger in &mut strangers {
+        assert_eq!(stranger.answer(false).await.status, 401);
+    }
+    let growth = stack.proxy.memory_kib("VmRSS").saturating_sub(before);
+    assert!(growth < 16 * 1024, "{growth} KiB");
+}
+
+#[tokio::test]
+async fn a_refused_trial_leaves_no_trace() {
+    let stack = Stack::start().await;
+    let before = stack.proxy.status().await;
+    let (status, _) =
+        stack.proxy.send(http().post(stack.proxy.url("/admin/validate")).body("buckets: 1")).await;
+    assert_eq!(status, 400);
+    stack.proxy.write_config("buckets: 1");
+    assert_eq!(stack.proxy.post("/admin/reload?dry_run=true").await.0, 400);
+    assert_eq!(stack.proxy.post("/admin/reload?expect_digest=x").await.0, 409);
+    let after = stack.proxy.status().await;
+    assert_eq!(after["error_state"], before["error_state"]);
+    assert_eq!(stack.proxy.metric("config_last_reload_successful").await, 1.0);
+    assert_eq!(stack.proxy.post("/admin/reload?dry_run=false&dry_run=true").await.0, 400);
+    assert!(stack.proxy.log().iter().filter(|line| line["level"] == "ERROR").count() == 1, "the 409 alone");
+}
+
+#[tokio::test]
+async fn two_rollbacks_in_a_row_go_back_twice() {
+    let stack = Stack::start().await;
+    for prefix in ["/two", "/three"] {
+        stack.proxy.write_config(&at_prefix(&stack, prefix));
+        assert_eq!(stack.proxy.reload(&admin_token()).await.0, 200);
+    }
+    for prefix in ["/two", "/photos"] {
+        assert_eq!(stack.proxy.post("/admin/rollback").await.0, 200);
+        assert_eq!(stack.proxy.get(&format!("{prefix}/cat.jpg")).await.status(), 200);
+    }
+    assert_eq!(stack.proxy.post("/admin/rollback").await.0, 404);
+}
+
+#[tokio::test]
+async fn a_failed_login_leaves_a_trace() {
+    let stack = Stack::start().await;
+    let mut raw = Raw::connect(stack.proxy.address).await;
+    let headers = [("X-Request-Id", "the-id"), ("Content-Length", "0")];
+    assert_eq!(raw.ask("POST", "/admin/reload", &headers).await.status, 401);
+    assert_eq!(stack.proxy.access_line("the-id").await["reason"], "no_token: Missing token");
+    assert_eq!(stack.proxy.metric("yatagarasu_rejections_total{reason=\"no_token\"}").await, 1.0);
+}

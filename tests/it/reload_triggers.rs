@@ -484,3 +484,15 @@ async fn g24_reload_and_shutdown_do_not_get_into_each_others_way() {
         assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
     }
 }
+
+#[tokio::test]
+async fn a_trial_does_not_swallow_the_watchers_trigger() {
+    let stack = watching().await;
+    stack.proxy.write_config(&content(&stack, "/next"));
+    assert_eq!(stack.proxy.post("/admin/reload?dry_run=true").await.0, 200);
+    assert_eq!(stack.proxy.post("/admin/reload?expect_digest=x").await.0, 409);
+    eventually("the change is noticed", async || {
+        (stack.proxy.get("/next/cat.jpg").await.status() == 200).then_some(())
+    })
+    .await;
+}
