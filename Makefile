@@ -3,7 +3,7 @@
 ENGINE ?= docker
 IMAGE ?= yatagarasu
 
-.PHONY: help setup demo test lint image check-image
+.PHONY: help setup demo test lint soak transcript image check-image
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,17 +17,24 @@ demo: setup ## Start a store and the proxy, print lines to try; DEMO_ARGS=--chec
 	cargo run --quiet --locked --example demo -- $(DEMO_ARGS)
 
 test: setup ## Run all tests
-	cargo test --locked
+	cargo test --locked --features faults
 
 lint: setup ## Check format, lints, documentation and, with cargo-deny, dependencies
 	cargo fmt --check
-	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --all-targets --features faults -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
 	@if command -v cargo-deny >/dev/null; then \
 		set -x; cargo deny --locked check licenses bans sources; \
 	else \
 		echo "cargo-deny is not installed: licenses, bans and sources are not checked"; \
 	fi
+
+soak: setup ## Reload 10,000 times under load and print what it cost; takes about ten minutes
+	cargo bench --locked --bench reload_soak
+
+transcript: setup ## Write the transcript in docs/CONFIG_RELOAD.md anew
+	cargo build --locked --bin yatagarasu
+	scripts/transcript.sh docs/CONFIG_RELOAD.md
 
 image: ## Build the container image with ENGINE
 	$(ENGINE) build --tag $(IMAGE) .

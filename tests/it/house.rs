@@ -35,3 +35,43 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path());
     entries.flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] }).collect()
 }
+
+/// Every promise that the table of `docs/CONFIG_RELOAD.md` must have a row for.
+const PROMISES: [u32; 37] = [
+    1, 2, 3, 4, 5, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 23, 24, 25, 26, 30, 32, 35, 36,
+    37, 38, 39, 40, 41, 45, 46, 47, 48,
+];
+
+#[test]
+fn every_promise_has_a_row_and_every_row_a_test() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let table = fs::read_to_string(root.join("docs/CONFIG_RELOAD.md")).expect("the table");
+    let mut promised = Vec::new();
+    let mut wrong = Vec::new();
+    for row in table.lines().filter(|line| line.starts_with("| G")) {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let [_, ids, .., tests, _] = cells.as_slice() else { continue };
+        let numbers: Vec<u32> =
+            ids.split(',').filter_map(|id| id.trim().strip_prefix('G')?.parse().ok()).collect();
+        if numbers.is_empty() {
+            continue;
+        }
+        let named: Vec<&str> = tests.split('`').skip(1).step_by(2).collect();
+        if named.is_empty() {
+            wrong.push(format!("no test in {row}"));
+        }
+        for test in named {
+            let Some((module, name)) = test.rsplit_once("::") else {
+                wrong.push(format!("`{test}` names no module"));
+                continue;
+            };
+            let source = fs::read_to_string(root.join(format!("tests/it/{module}.rs"))).unwrap_or_default();
+            if !source.contains(&format!("fn {name}()")) {
+                wrong.push(format!("`{test}` does not exist"));
+            }
+        }
+        promised.extend(numbers);
+    }
+    wrong.extend(PROMISES.iter().filter(|id| !promised.contains(id)).map(|id| format!("G{id} has no row")));
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}

@@ -22,6 +22,7 @@ mod reload_honesty; //  … G35 to G41, G47: reports, history, rollback
 mod reload_process; //  … G23, G45, G46, G48: systemd, process 1, upgrade
 mod reload_program; //  … inside another program
 mod reload_model; //    … random steps against a model
+#[cfg(feature = "faults")]
 mod reload_checkers; // … programs that are broken on purpose
 mod faults; //    stores and clients that fail
 mod ending; //    start, readiness, drain

@@ -83,6 +83,7 @@ async fn g08_no_invalid_file_disturbs_the_running_configuration() {
 }
 
 /// Everything about a proxy that a refused reload must leave alone.
+#[cfg(feature = "faults")]
 async fn state(stack: &Stack) -> (serde_json::Value, u16, u16, Vec<u8>) {
     let status = stack.proxy.status().await;
     let answers = [
@@ -93,6 +94,7 @@ async fn state(stack: &Stack) -> (serde_json::Value, u16, u16, Vec<u8>) {
     (status["digest"].clone(), answers[0].as_u16(), answers[1].as_u16(), config.to_vec())
 }
 
+#[cfg(feature = "faults")]
 #[tokio::test]
 async fn g09_g10_a_failure_at_any_stage_changes_nothing_and_the_next_reload_works() {
     let stack = Stack::with("reload: { deadline_seconds: 1 }").await;
