@@ -16,8 +16,10 @@ demo: setup ## Start a store and the proxy, print lines to try; DEMO_ARGS=--chec
 	cargo build --locked --bin yatagarasu --example demo
 	cargo run --quiet --locked --example demo -- $(DEMO_ARGS)
 
+# What measures memory runs alone.
 test: setup ## Run all tests
-	cargo test --locked --features faults
+	cargo test --locked --features faults -- --skip load::
+	cargo test --locked --features faults --test it -- load::
 
 lint: setup ## Check format, lints, documentation and, with cargo-deny, dependencies
 	cargo fmt --check

@@ -55,7 +55,7 @@ pub enum ConfigCommand {
         #[arg(value_name = "FILE")]
         path: PathBuf,
     },
-    /// Print the effective configuration, secrets redacted
+    /// Print the effective configuration: defaults filled in, references as written, secrets redacted
     Show(ConfigFile),
 }
 

@@ -1,5 +1,7 @@
 //! Whether the process serves or drains, and which requests are under way.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -8,6 +10,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 #[derive(Debug, Default)]
 pub struct Lifecycle {
     drain: watch::Sender<bool>,
+    is_handed_over: AtomicBool,
     requests: TaskTracker,
 }
 
@@ -15,6 +18,17 @@ impl Lifecycle {
     /// Begins the drain: from now on the process is not ready.
     pub fn drain(&self) {
         self.drain.send_replace(true);
+    }
+
+    /// Begins the drain of a process that another one has taken over from.
+    pub fn hand_over(&self) {
+        self.is_handed_over.store(true, Ordering::SeqCst);
+        self.drain();
+    }
+
+    /// Whether the service goes on in another process.
+    pub fn is_handed_over(&self) -> bool {
+        self.is_handed_over.load(Ordering::SeqCst)
     }
 
     pub fn is_draining(&self) -> bool {

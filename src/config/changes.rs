@@ -74,8 +74,13 @@ pub fn pending_restart(running: &Config, file: &Config) -> Vec<PendingRestart> {
     };
     RESTART_ONLY
         .into_iter()
-        .map(|key| PendingRestart { key, running: at(running, key), file: at(file, key) })
-        .filter(|pending| pending.running != pending.file)
+        .map(|key| (key, at(running, key), at(file, key)))
+        .filter(|(_, running, file)| running != file)
+        .map(|(key, running, file)| PendingRestart {
+            key,
+            running: redacted(&running),
+            file: redacted(&file),
+        })
         .collect()
 }
 

@@ -154,7 +154,7 @@ pub struct Minting {
 }
 
 impl Config {
-    /// The effective configuration as YAML: defaults and references filled in, secrets redacted.
+    /// The effective configuration as YAML: defaults filled in, references as written, secrets redacted.
     pub fn show(&self) -> String {
         let mut whole = redacted(&self.effective);
         if let Value::Mapping(sections) = &mut whole {
@@ -212,8 +212,10 @@ fn conceal(tree: &mut Value, base: &Place, written: &BTreeMap<Place, String>) {
     let within = written.range(base..).take_while(|(place, _)| place.steps().starts_with(base.steps()));
     for (place, text) in within {
         let steps = place.steps().get(base.steps().len()..).unwrap_or_default();
-        if let Some(value @ Value::String(_)) = decode::at(tree, steps) {
-            let became = Secret::new(value.as_str().unwrap_or_default());
+        // A secret hides itself.
+        if let Some(value @ (Value::String(_) | Value::Number(_) | Value::Bool(_))) = decode::at(tree, steps)
+        {
+            let became = Secret::new(serde_yaml::to_string(value).unwrap_or_default());
             let mut both = Mapping::new();
             both.insert(WRITTEN.into(), text.as_str().into());
             both.insert(BECAME.into(), serde_yaml::to_value(became).unwrap_or_default());

@@ -38,7 +38,7 @@ pub enum Rejection {
     #[error("the store refused the request")]
     Store(u16),
     /// A header that Pingora cannot pass on.
-    #[error("the request has a header that cannot be")]
+    #[error("the request has a header that cannot be passed on")]
     Header,
     #[error("the key is longer than 1,024 bytes")]
     LongKey,

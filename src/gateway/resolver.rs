@@ -78,7 +78,7 @@ impl Resolver {
         // All at once, then wait for each.
         let names: Vec<Arc<Name>> = hosts.iter().map(|host| self.name(host)).collect();
         for name in &names {
-            if name.known.borrow().is_none() {
+            if name.known.borrow().as_ref().is_none_or(|known| known.failed) {
                 self.look_up(name);
             }
         }

@@ -47,7 +47,7 @@ pub fn stopping() {
     send(&[NotifyState::Stopping]);
 }
 
-/// Another process is the service now.
+/// Another process is the service now. For the old one to say, whom systemd still believes.
 pub fn main_pid(pid: u32) {
     send(&[NotifyState::MainPid(pid)]);
 }

@@ -30,7 +30,10 @@ impl Webhook {
     /// Sends the report of an attempt, if its outcome is of interest. Never waits.
     pub fn tell(&self, attempt: &Arc<Attempt>, notify: Option<&Notify>) {
         let Some(notify) = notify else { return };
-        if !(if attempt.is_refused() { notify.on_failure } else { notify.on_success }) {
+        // A caller whose condition did not hold knows it already.
+        let is_of_interest =
+            if attempt.is_refused() { attempt.is_failure() && notify.on_failure } else { notify.on_success };
+        if !is_of_interest {
             return;
         }
         let queue = self.0.get_or_init(start);

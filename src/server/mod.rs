@@ -132,7 +132,6 @@ pub fn run(start: Start, signals: Caught, log: logging::Guard) -> Result<()> {
     watcher.start(reloader.clone()).context("the watcher cannot be started")?;
     if let Some(handed_over) = handed_over {
         handed_over.serving().context("the old process cannot be told that it may end")?;
-        systemd::main_pid(std::process::id());
     }
     announce_start(&path, &live);
     signals.act(reloader, actions(&live, &ports, &lifecycle)).context("signals cannot be caught")?;
@@ -140,7 +139,9 @@ pub fn run(start: Start, signals: Caught, log: logging::Guard) -> Result<()> {
 
     runtime.block_on(async {
         lifecycle.draining().await;
-        systemd::stopping();
+        if !lifecycle.is_handed_over() {
+            systemd::stopping();
+        }
         let grace = live.current().config.server.shutdown_grace;
         let deadline = Instant::now() + grace;
         info!(grace_seconds = grace.as_secs(), "draining");
@@ -188,7 +189,8 @@ fn actions(live: &Arc<Live>, ports: &Arc<Ports>, lifecycle: &Arc<Lifecycle>) -> 
             match handed_over {
                 Ok(pid) => {
                     info!(pid, "another process serves now");
-                    lifecycle.drain();
+                    systemd::main_pid(pid);
+                    lifecycle.hand_over();
                 }
                 Err(error) => error!("the listeners stay here: {error:#}"),
             }

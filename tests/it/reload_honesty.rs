@@ -364,7 +364,10 @@ async fn a_webhook_hears_of_failures_and_delays_nothing() {
 #[tokio::test]
 async fn who_may_try_a_text_reads_neither_files_nor_the_environment() {
     let store = Store::start().await;
-    let environment = vec![("PLANTED".to_owned(), "planted-in-the-environment".to_owned())];
+    let environment = vec![
+        ("PLANTED".to_owned(), "planted-in-the-environment".to_owned()),
+        ("PIN".to_owned(), "47114".to_owned()),
+    ];
     let config = format!("{JWT}buckets:\n{}", bucket("photos", "/photos", &store, PUBLIC));
     let surroundings = Surroundings { environment, ..Default::default() };
     let proxy = Proxy::start_in(&config, surroundings).await;
@@ -374,6 +377,7 @@ async fn who_may_try_a_text_reads_neither_files_nor_the_environment() {
     let trial =
         config.replace("secret: ", &format!("audience: {references}, issuer: \"${{PLANTED}}\", secret: "));
     let trial = trial.replace("region: us-east-1", "region: \"${PLANTED}\"");
+    let trial = format!("reload: {{ poll_seconds: \"${{PIN}}\" }}\n{trial}");
     let mut outputs = String::new();
     for path in ["/admin/validate", "/admin/reload", "/admin/config", "/admin/status"] {
         let text = if path.contains("validate") || path.contains("reload") {
@@ -388,6 +392,7 @@ async fn who_may_try_a_text_reads_neither_files_nor_the_environment() {
     }
     outputs.push_str(&proxy.log_text());
     assert!(outputs.contains("${PLANTED}"), "what is written is shown");
+    assert!(!outputs.contains("47114"), "{outputs}");
     assert!(
         !outputs.contains("planted-in-the-environment") && !outputs.contains("planted-in-a-file"),
         "{outputs}"

@@ -78,10 +78,15 @@ impl Validator<'_, '_> {
         for (prefix, holders) in prefixes {
             if let [_, .., (last, _)] = holders.as_slice() {
                 let names: Vec<&str> = holders.iter().map(|(_, name)| name.as_str()).collect();
+                let place = place.index(*last).key("path_prefix");
+                let prefix = match self.references.written.get(&place) {
+                    Some(written) => written.clone(),
+                    None => prefix.to_string(),
+                };
                 // The wording of this one is fixed by the documentation.
                 let message =
                     format!("Duplicate path_prefix '{prefix}' found in buckets: {}", names.join(", "));
-                self.problems.push(place.index(*last).key("path_prefix"), message);
+                self.problems.push(place, message);
             }
         }
         valid
@@ -95,6 +100,11 @@ impl Validator<'_, '_> {
         index: usize,
     ) -> Option<String> {
         let name = self.required(name, place, "name the bucket; logs and metrics use the name")?;
+        // Every report would show what it was filled in with.
+        if self.references.written.contains_key(place) {
+            self.problems.push(place.clone(), "holds a reference; write the name out");
+            return None;
+        }
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
         let begins = name.starts_with(|c: char| c.is_ascii_alphanumeric());
         if name.len() > 63 || !begins || !name.bytes().all(allowed) {
