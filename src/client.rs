@@ -117,7 +117,7 @@ fn is_success(answer: &Value) -> bool {
 
 fn report(answer: &Value) -> String {
     let changes = answer["changes"].as_array().map_or(0, Vec::len);
-    let mut report = format!("generation {} is in service; {changes} changes", answer["config_generation"]);
+    let mut report = format!("generation {} is in service; changes: {changes}", answer["config_generation"]);
     for change in answer["changes"].as_array().into_iter().flatten() {
         let values = match (change.get("old"), change.get("new")) {
             (Some(old), Some(new)) => format!(": {old} → {new}"),

@@ -22,7 +22,7 @@ fn printed(output: &Output) -> (Option<i32>, String) {
 async fn reload_waits_for_the_verdict_and_exits_with_it() {
     let stack = Stack::start().await;
     let (code, text) = printed(&run(&stack.proxy, &["reload"]));
-    assert_eq!((code, text.as_str()), (Some(0), "generation 2 is in service; 0 changes\n"));
+    assert_eq!((code, text.as_str()), (Some(0), "generation 2 is in service; changes: 0\n"));
 
     let config = Stack::config(&stack.store, "").replace("/photos", "/pictures");
     stack.proxy.write_config(&config);
