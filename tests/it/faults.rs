@@ -24,6 +24,16 @@ async fn proxy_for(endpoint: &str) -> Proxy {
     Proxy::start(&format!("buckets:\n{bucket}")).await
 }
 
+/// A store whose objects have no end worth waiting for.
+async fn endless() -> Faulty {
+    Faulty::start(|mut stream, _| async move {
+        read_request(&mut stream).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10000000000\r\n\r\n").await;
+        while stream.write_all(&[0; 65_536]).await.is_ok() {}
+    })
+    .await
+}
+
 async fn upstream_errors(proxy: &Proxy, kind: &str) -> f64 {
     proxy.metric(&format!("yatagarasu_upstream_errors_total{{bucket=\"photos\",kind=\"{kind}\"}}")).await
 }
@@ -199,12 +209,7 @@ async fn a_client_that_goes_away_stops_the_read_from_the_store() {
 
 #[tokio::test]
 async fn a_client_that_reads_nothing_is_given_up() {
-    let store = Faulty::start(|mut stream, _| async move {
-        read_request(&mut stream).await;
-        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10000000000\r\n\r\n").await;
-        while stream.write_all(&[0; 65_536]).await.is_ok() {}
-    })
-    .await;
+    let store = endless().await;
     let proxy = proxy_for(&store.url()).await;
     let mut raw = Raw::connect(proxy.address).await;
     raw.send("GET /photos/a HTTP/1.1\r\nHost: p\r\nX-Request-Id: the-id\r\n\r\n").await;
@@ -445,12 +450,7 @@ async fn the_stores_phrase_does_not_reach_the_client() {
 
 #[tokio::test]
 async fn a_slow_client_is_not_the_stores_failure() {
-    let store = Faulty::start(|mut stream, _| async move {
-        read_request(&mut stream).await;
-        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n").await;
-        while stream.write_all(&[0; 65_536]).await.is_ok() {}
-    })
-    .await;
+    let store = endless().await;
     let proxy = proxy_for(&store.url()).await;
     let mut raw = Raw::connect(proxy.address).await;
     raw.send("GET /photos/a HTTP/1.1\r\nHost: p\r\nX-Request-Id: the-id\r\n\r\n").await;
