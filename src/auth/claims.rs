@@ -29,10 +29,6 @@ enum Test {
     Lte(Number),
 }
 
-/// Every operator, as it is written.
-pub const OPERATORS: [&str; 10] =
-    ["equals", "not_equals", "in", "not_in", "contains", "exists", "gt", "gte", "lt", "lte"];
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum InvalidCondition {
     #[error("is not a claim; name one, as `role` or `department.name`")]
@@ -187,6 +183,10 @@ fn compare(a: &Number, b: &Number) -> Option<Ordering> {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    /// Every operator, as it is written.
+    const OPERATORS: [&str; 10] =
+        ["equals", "not_equals", "in", "not_in", "contains", "exists", "gt", "gte", "lt", "lte"];
 
     fn claims() -> Claims {
         let value = json!({

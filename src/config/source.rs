@@ -6,7 +6,6 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
@@ -44,7 +43,7 @@ pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, Unreadable> {
 
 /// The exact bytes of a configuration: the file's, and those of every file that it refers to. What
 /// could not be read is there as `None`.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default)]
 pub struct Content {
     pub file: Option<Vec<u8>>,
     /// By the paths as written, so that the digest does not depend on where the file lies.

@@ -61,15 +61,15 @@ impl Worker {
         let attempt = Arc::new(self.attempt(triggers, from, &conditions));
         self.log(&attempt);
         lock(&self.shared.history).add(&attempt);
+        if attempt.restorable.is_some() && !is_from_code {
+            // Whatever came from code has been superseded.
+            *lock(&self.shared.unsaved) = None;
+        }
         self.shared.attempts.send_modify(|count| *count += 1);
         (self.surroundings.notice)(Notice::Ended(&attempt));
         for request in together {
             // Whoever no longer waits is not interested.
             let _ = request.answer.send(attempt.clone());
-        }
-        if attempt.restorable.is_some() && !is_from_code {
-            // Whatever came from code has been superseded.
-            *lock(&self.shared.unsaved) = None;
         }
         if !attempt.is_dry_run {
             self.write_history(attempt.restorable.as_ref().map(|restorable| &*restorable.content));
