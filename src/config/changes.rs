@@ -1,6 +1,6 @@
 //! What differs between two configurations, for the log and the answer of a reload. Never a secret.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -105,15 +105,17 @@ fn compare(path: &str, old: &Value, new: &Value, changes: &mut Vec<Change>) {
 }
 
 /// By their names, so that moving one within the list changes nothing.
-fn compare_buckets(old: &[Arc<Bucket>], new: &[Arc<Bucket>], changes: &mut Vec<Change>) {
-    let named = |buckets: &[Arc<Bucket>]| -> BTreeMap<String, Arc<Bucket>> {
-        buckets.iter().map(|bucket| (bucket.name.clone(), bucket.clone())).collect()
+fn compare_buckets<'b>(old: &'b [Arc<Bucket>], new: &'b [Arc<Bucket>], changes: &mut Vec<Change>) {
+    // Most are the same, and shared.
+    let shared: HashSet<*const Bucket> = old.iter().map(Arc::as_ptr).collect();
+    let shared: HashSet<*const Bucket> =
+        new.iter().map(Arc::as_ptr).filter(|bucket| shared.contains(bucket)).collect();
+    let named = |buckets: &'b [Arc<Bucket>]| -> BTreeMap<&'b str, &'b Bucket> {
+        let differing = buckets.iter().filter(|bucket| !shared.contains(&Arc::as_ptr(bucket)));
+        differing.map(|bucket| (bucket.name.as_str(), &**bucket)).collect()
     };
-    let path = |name: &String| format!("buckets[{name}]");
+    let path = |name: &&str| format!("buckets[{name}]");
     join(&named(old), &named(new), path, changes, |path, old, new, changes| {
-        if Arc::ptr_eq(old, new) {
-            return;
-        }
         compare(path, &old.effective, &new.effective, changes);
         // The path of the file may be the same.
         if old.trust != new.trust && old.effective == new.effective {

@@ -4,6 +4,7 @@
 //! effective configuration: `config show` prints it and a reload compares it. What is required is
 //! an `Option` that `validate` insists on.
 
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_yaml::Value;
 
@@ -17,7 +18,8 @@ pub struct Sections {
     pub admin: Value,
     pub reload: Value,
     pub jwt: Option<Value>,
-    pub buckets: Option<Vec<Value>>,
+    /// Whether there is a list; what it holds has been taken out.
+    pub buckets: Option<Vec<IgnoredAny>>,
 }
 
 #[derive(Debug, Default, Serialize)]

@@ -14,7 +14,7 @@ pub mod stages;
 mod validate;
 
 use std::collections::{BTreeMap, HashMap};
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
@@ -168,11 +168,49 @@ impl Config {
 /// Hashes of this process alone.
 static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
-/// One hash for each bucket, of its section and of the `jwt` block, whose keys are a part of its rule.
-fn fingerprints(tree: &Value) -> Vec<u64> {
-    let jwt = tree.get("jwt").map(|jwt| KEY.hash_one(jwt));
-    let buckets = tree.get("buckets").and_then(Value::as_sequence);
-    buckets.into_iter().flatten().map(|bucket| KEY.hash_one((bucket, jwt))).collect()
+/// One hash for each bucket, of its section and of the `jwt` block, whose keys are a part of its rule:
+/// of what they became, and of the references that they were written with.
+fn fingerprints(tree: &Value, buckets: &[Value], written: &BTreeMap<Place, String>) -> Vec<u64> {
+    let section = Place::root().key("buckets");
+    let references = |place: &Place| -> Vec<_> { within(written, place).collect() };
+    let jwt = KEY.hash_one((tree.get("jwt"), references(&Place::root().key("jwt"))));
+    let has_references = within(written, &section).next().is_some();
+    let fingerprint = |(index, bucket)| {
+        let references = if has_references { references(&section.index(index)) } else { Vec::new() };
+        let mut hasher = KEY.build_hasher();
+        hash(bucket, &mut hasher);
+        (jwt, references).hash(&mut hasher);
+        hasher.finish()
+    };
+    buckets.iter().enumerate().map(fingerprint).collect()
+}
+
+/// Hashes a tree in the order in which it was written, at half the cost of `Value`'s own, which is
+/// independent of that.
+fn hash(value: &Value, hasher: &mut impl Hasher) {
+    std::mem::discriminant(value).hash(hasher);
+    match value {
+        Value::Sequence(items) => {
+            items.len().hash(hasher);
+            items.iter().for_each(|item| hash(item, hasher));
+        }
+        Value::Mapping(entries) => {
+            entries.len().hash(hasher);
+            for (key, entry) in entries {
+                hash(key, hasher);
+                hash(entry, hasher);
+            }
+        }
+        leaf => leaf.hash(hasher),
+    }
+}
+
+/// The references at and below a place.
+fn within<'w>(
+    written: &'w BTreeMap<Place, String>,
+    base: &Place,
+) -> impl Iterator<Item = (&'w Place, &'w String)> {
+    written.range(base..).take_while(|(place, _)| place.steps().starts_with(base.steps()))
 }
 
 /// What is known of the buckets before they are read: those that are in service already. They are
@@ -209,8 +247,7 @@ const BECAME: &str = "became";
 
 /// Hides what references were filled in with, in the tree of what stands at `base`.
 fn conceal(tree: &mut Value, base: &Place, written: &BTreeMap<Place, String>) {
-    let within = written.range(base..).take_while(|(place, _)| place.steps().starts_with(base.steps()));
-    for (place, text) in within {
+    for (place, text) in within(written, base) {
         let steps = place.steps().get(base.steps().len()..).unwrap_or_default();
         // A secret hides itself.
         if let Some(value @ (Value::String(_) | Value::Number(_) | Value::Bool(_))) = decode::at(tree, steps)
@@ -318,7 +355,10 @@ fn parse(
             let why = format!("the file is not YAML: {}", without_position(&error));
             Problems::one(Place::root(), line, why)
         })?;
-        if let Err(error) = tree.apply_merge() {
+        // Not looked for in vain, among all the values of a large file.
+        if text.contains("<<")
+            && let Err(error) = tree.apply_merge()
+        {
             problems.push(Place::root(), format!("a merge key `<<` cannot be followed: {error}"));
         }
         Ok::<_, Problems>(tree)
@@ -330,18 +370,19 @@ fn parse(
             "the file is empty; write at least `buckets: []` if that is meant",
         ));
     }
-    // Before and after references are filled in: both what is written and what it became.
-    let as_written = fingerprints(&tree);
     stages.time("references", || {
         fault::point("references");
-        references.fill(&mut tree, &Place::root(), &mut problems);
+        references.fill(&mut tree, &mut problems);
     });
     let valid = stages.time("validate", || {
         fault::point("validate");
-        let fingerprints =
-            as_written.iter().zip(fingerprints(&tree)).map(|pair| KEY.hash_one(pair)).collect();
-        let known = Known::new(fingerprints, predecessor);
-        let file = read_sections(tree, &known, references, &mut problems);
+        // By far the largest part, which is not to be copied with the rest.
+        let buckets = match tree.get_mut("buckets") {
+            Some(Value::Sequence(buckets)) => std::mem::take(buckets),
+            _ => Vec::new(),
+        };
+        let known = Known::new(fingerprints(&tree, &buckets, &references.written), predecessor);
+        let file = read_sections(tree, buckets, &known, references, &mut problems);
         validate::validate(file, &known, references, &mut problems)
     });
     match valid {
@@ -352,6 +393,7 @@ fn parse(
 
 fn read_sections(
     tree: Value,
+    buckets: Vec<Value>,
     known: &Known,
     references: &References<'_>,
     problems: &mut Problems,
@@ -359,23 +401,21 @@ fn read_sections(
     let written = &references.written;
     let root = Place::root();
     let sections: file::Sections = decode::section(tree, &root, written, problems);
-    let buckets = root.key("buckets");
-    if sections.buckets.is_none() && !problems.any_at(&buckets) && !problems.is_at(&root) {
-        problems.push(buckets.clone(), "is missing; list the buckets, or write `buckets: []` for none");
+    let list = root.key("buckets");
+    if sections.buckets.is_none() && !problems.any_at(&list) && !problems.is_at(&root) {
+        problems.push(list.clone(), "is missing; list the buckets, or write `buckets: []` for none");
     }
     file::File {
         server: decode::section(sections.server, &root.key("server"), written, problems),
         admin: decode::section(sections.admin, &root.key("admin"), written, problems),
         reload: decode::section(sections.reload, &root.key("reload"), written, problems),
         jwt: sections.jwt.map(|jwt| decode::section(jwt, &root.key("jwt"), written, problems)),
-        buckets: sections
-            .buckets
-            .unwrap_or_default()
+        buckets: buckets
             .into_iter()
             .enumerate()
             .map(|(index, bucket)| match known.bucket(index) {
                 Some(_) => file::Bucket::default(),
-                None => decode::section(bucket, &buckets.index(index), written, problems),
+                None => decode::section(bucket, &list.index(index), written, problems),
             })
             .collect(),
     }

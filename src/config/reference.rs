@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde_yaml::Value;
 use thiserror::Error;
 
-use super::problem::{Place, Problems, Step, is_plain};
+use super::problem::{Place, Problems, is_plain};
 use super::source;
 
 #[derive(Debug, PartialEq, Eq, Error)]
@@ -42,6 +42,23 @@ pub struct References<'a> {
     pub written: BTreeMap<Place, String>,
 }
 
+/// Where the walk through a tree is; a [`Place`] that costs nothing until it is asked for.
+enum Position<'p> {
+    Root,
+    Key(&'p Position<'p>, &'p str),
+    Index(&'p Position<'p>, usize),
+}
+
+impl Position<'_> {
+    fn place(&self) -> Place {
+        match self {
+            Self::Root => Place::root(),
+            Self::Key(above, key) => above.place().key(*key),
+            Self::Index(above, index) => above.place().index(*index),
+        }
+    }
+}
+
 impl<'a> References<'a> {
     pub fn new(directory: &'a Path) -> Self {
         Self { directory, files: BTreeMap::new(), is_complete: false, written: BTreeMap::new() }
@@ -52,31 +69,35 @@ impl<'a> References<'a> {
         Self { directory, files, is_complete: true, written: BTreeMap::new() }
     }
 
-    /// Fills in every text at and below `value`.
-    pub fn fill(&mut self, value: &mut Value, place: &Place, problems: &mut Problems) {
+    /// Fills in every text of a tree.
+    pub fn fill(&mut self, tree: &mut Value, problems: &mut Problems) {
+        self.fill_below(tree, &Position::Root, problems);
+    }
+
+    fn fill_below(&mut self, value: &mut Value, position: &Position<'_>, problems: &mut Problems) {
         match value {
             Value::String(text) if text.contains('$') => {
                 let filled = self.resolve(text);
                 if text.contains("${") {
-                    self.written.insert(place.clone(), text.clone());
+                    self.written.insert(position.place(), text.clone());
                 }
                 match filled {
                     Ok(filled) => *text = filled,
-                    Err(why) => problems.push(place.clone(), why.to_string()),
+                    Err(why) => problems.push(position.place(), why.to_string()),
                 }
             }
             Value::Sequence(items) => {
                 for (index, item) in items.iter_mut().enumerate() {
-                    self.fill(item, &place.index(index), problems);
+                    self.fill_below(item, &Position::Index(position, index), problems);
                 }
             }
             Value::Mapping(entries) => {
                 for (key, entry) in entries.iter_mut() {
                     let Some(key) = key.as_str() else {
-                        problems.push(place.clone(), "has a key that is not a text; put it in quotes");
+                        problems.push(position.place(), "has a key that is not a text; put it in quotes");
                         continue;
                     };
-                    let place = place.join([Step::Key(key.to_owned())]);
+                    let position = Position::Key(position, key);
                     // What stands below it may have been commented out, and `auth` without anything is not
                     // `auth` left out.
                     if entry.is_null() {
@@ -85,15 +106,15 @@ impl<'a> References<'a> {
                         } else {
                             "a key has no value; is a space missing after its `:`?"
                         };
-                        problems.push(place, why);
+                        problems.push(position.place(), why);
                         continue;
                     }
-                    self.fill(entry, &place, problems);
+                    self.fill_below(entry, &position, problems);
                 }
             }
             // Of a text below a tag no reference would be filled in.
             Value::Tagged(_) => {
-                problems.push(place.clone(), "has a YAML tag, which means nothing here; leave it out");
+                problems.push(position.place(), "has a YAML tag, which means nothing here; leave it out");
             }
             Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
         }
@@ -176,7 +197,7 @@ mod tests {
     fn filled(text: &str) -> Result<String, String> {
         let mut problems = Problems::default();
         let mut value = Value::String(text.to_owned());
-        References::new(Path::new("/nowhere")).fill(&mut value, &Place::root(), &mut problems);
+        References::new(Path::new("/nowhere")).fill(&mut value, &mut problems);
         if problems.is_empty() {
             Ok(value.as_str().expect("still a text").to_owned())
         } else {
@@ -219,7 +240,7 @@ mod tests {
         let mut problems = Problems::default();
         let mut value = Value::String("<${file:secret}>".to_owned());
         let mut references = References::new(&folder);
-        references.fill(&mut value, &Place::root(), &mut problems);
+        references.fill(&mut value, &mut problems);
         assert_eq!(value.as_str(), Some("<two\nlines\n>"), "{problems}");
         assert_eq!(references.files.len(), 1);
         std::fs::remove_dir_all(&folder).expect("removed");
