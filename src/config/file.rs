@@ -22,6 +22,7 @@ pub struct Sections {
     pub buckets: Option<Vec<IgnoredAny>>,
 }
 
+/// All sections but the buckets, each of which is serialized with the one that it becomes.
 #[derive(Debug, Default, Serialize)]
 pub struct File {
     pub server: Server,
@@ -29,9 +30,6 @@ pub struct File {
     pub reload: Reload,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub jwt: Option<Jwt>,
-    /// Each serialized with the bucket that it becomes.
-    #[serde(skip)]
-    pub buckets: Vec<Bucket>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

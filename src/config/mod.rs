@@ -6,6 +6,7 @@
 
 pub mod changes;
 mod decode;
+mod document;
 mod file;
 pub mod problem;
 mod reference;
@@ -14,7 +15,7 @@ pub mod stages;
 mod validate;
 
 use std::collections::{BTreeMap, HashMap};
-use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
@@ -31,8 +32,9 @@ use crate::routing::{Prefix, RouteTable};
 use crate::s3;
 use crate::s3::sigv4::Signer;
 use crate::secret::{REDACTED, Secret, TAG};
+use document::{Document, Item};
 use problem::{Place, Problems};
-use reference::References;
+use reference::{Position, References};
 use source::Content;
 use stages::Stages;
 
@@ -117,8 +119,8 @@ pub struct Bucket {
     pub timeouts: Timeouts,
     /// Its section of the file, complete with defaults; secrets as fingerprints.
     effective: Value,
-    /// Of everything that it was made from; `None` when that cannot be told.
-    fingerprint: Option<u64>,
+    /// `None` when it was made from more than can be told.
+    origin: Option<Origin>,
 }
 
 /// Which certificates vouch for a store, DER-encoded; none means the system's roots.
@@ -168,43 +170,6 @@ impl Config {
 /// Hashes of this process alone.
 static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
-/// One hash for each bucket, of its section and of the `jwt` block, whose keys are a part of its rule:
-/// of what they became, and of the references that they were written with.
-fn fingerprints(tree: &Value, buckets: &[Value], written: &BTreeMap<Place, String>) -> Vec<u64> {
-    let section = Place::root().key("buckets");
-    let references = |place: &Place| -> Vec<_> { within(written, place).collect() };
-    let jwt = KEY.hash_one((tree.get("jwt"), references(&Place::root().key("jwt"))));
-    let has_references = within(written, &section).next().is_some();
-    let fingerprint = |(index, bucket)| {
-        let references = if has_references { references(&section.index(index)) } else { Vec::new() };
-        let mut hasher = KEY.build_hasher();
-        hash(bucket, &mut hasher);
-        (jwt, references).hash(&mut hasher);
-        hasher.finish()
-    };
-    buckets.iter().enumerate().map(fingerprint).collect()
-}
-
-/// Hashes a tree in the order in which it was written, at half the cost of `Value`'s own, which is
-/// independent of that.
-fn hash(value: &Value, hasher: &mut impl Hasher) {
-    std::mem::discriminant(value).hash(hasher);
-    match value {
-        Value::Sequence(items) => {
-            items.len().hash(hasher);
-            items.iter().for_each(|item| hash(item, hasher));
-        }
-        Value::Mapping(entries) => {
-            entries.len().hash(hasher);
-            for (key, entry) in entries {
-                hash(key, hasher);
-                hash(entry, hasher);
-            }
-        }
-        leaf => leaf.hash(hasher),
-    }
-}
-
 /// The references at and below a place.
 fn within<'w>(
     written: &'w BTreeMap<Place, String>,
@@ -213,29 +178,47 @@ fn within<'w>(
     written.range(base..).take_while(|(place, _)| place.steps().starts_with(base.steps()))
 }
 
-/// What is known of the buckets before they are read: those that are in service already. They are
-/// taken over as they are, so that what hangs on a bucket, like its signing key, lives on, and a reload
-/// costs what it changes.
-struct Known {
-    fingerprints: Vec<u64>,
-    in_service: HashMap<u64, Arc<Bucket>>,
+/// What a bucket was made from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Origin {
+    /// A hash of its section as written.
+    section: u64,
+    /// The texts in it that hold references, and a hash of what they became.
+    references: Vec<String>,
+    became: u64,
+    /// A hash of the `jwt` block, whose keys are a part of its rule.
+    jwt: u64,
 }
 
-impl Known {
-    fn new(fingerprints: Vec<u64>, predecessor: Option<&Config>) -> Self {
+/// The buckets in service, by the hashes of their sections. They are taken over as they are, so that
+/// what hangs on a bucket, like its signing key, lives on, and a reload costs what it changes.
+struct InService(HashMap<u64, Arc<Bucket>>);
+
+impl InService {
+    fn new(predecessor: Option<&Config>) -> Self {
         let buckets = predecessor.into_iter().flat_map(|config| &config.buckets);
-        let in_service = buckets.filter_map(|bucket| Some((bucket.fingerprint?, bucket.clone()))).collect();
-        Self { fingerprints, in_service }
+        Self(buckets.filter_map(|bucket| Some((bucket.origin.as_ref()?.section, bucket.clone()))).collect())
     }
 
-    fn fingerprint(&self, index: usize) -> Option<u64> {
-        self.fingerprints.get(index).copied()
+    /// The bucket that a section would become.
+    fn find(&self, section: u64, jwt: u64, references: &mut References<'_>) -> Option<&Arc<Bucket>> {
+        let bucket = self.0.get(&section)?;
+        let origin = bucket.origin.as_ref()?;
+        let is_same = origin.jwt == jwt && origin.became == hash_of(&origin.references, references)?;
+        is_same.then_some(bucket)
     }
+}
 
-    /// The bucket at a position of the file, if it is in service already.
-    fn bucket(&self, index: usize) -> Option<&Arc<Bucket>> {
-        self.in_service.get(&self.fingerprint(index)?)
-    }
+/// A hash of what texts become when references are filled in; `None` where one of them cannot be.
+fn hash_of(texts: &[String], references: &mut References<'_>) -> Option<u64> {
+    let became: Result<Vec<String>, _> = texts.iter().map(|text| references.resolve(text)).collect();
+    Some(KEY.hash_one(became.ok()?))
+}
+
+/// An item of the list of buckets: first as a tree, then as typed.
+enum Section<T> {
+    InService(Arc<Bucket>),
+    Written { section: T, origin: Option<Origin> },
 }
 
 /// The YAML tag of a text that references were filled into: what it was written as, and the
@@ -348,42 +331,26 @@ fn parse(
         Problems::one(Place::root(), Some(line), "the file is not UTF-8; save it as UTF-8")
     })?;
     let mut problems = Problems::default();
-    let mut tree: Value = stages.time("parse", || {
+    let in_service = InService::new(predecessor);
+    let document = stages.time("parse", || {
         fault::point("parse");
-        let mut tree: Value = serde_yaml::from_str(text).map_err(|error| {
-            let line = error.location().map(|location| location.line());
-            let why = format!("the file is not YAML: {}", without_position(&error));
-            Problems::one(Place::root(), line, why)
-        })?;
-        // Not looked for in vain, among all the values of a large file.
-        if text.contains("<<")
-            && let Err(error) = tree.apply_merge()
-        {
-            problems.push(Place::root(), format!("a merge key `<<` cannot be followed: {error}"));
-        }
-        Ok::<_, Problems>(tree)
+        document::read(text, |hash| in_service.0.contains_key(&hash), &mut problems)
     })?;
-    if tree.is_null() {
+    if document.tree.is_null() {
         return Err(Problems::one(
             Place::root(),
             None,
             "the file is empty; write at least `buckets: []` if that is meant",
         ));
     }
-    stages.time("references", || {
+    let (tree, buckets) = stages.time("references", || {
         fault::point("references");
-        references.fill(&mut tree, &mut problems);
+        fill(document, &in_service, references, &mut problems)
     });
     let valid = stages.time("validate", || {
         fault::point("validate");
-        // By far the largest part, which is not to be copied with the rest.
-        let buckets = match tree.get_mut("buckets") {
-            Some(Value::Sequence(buckets)) => std::mem::take(buckets),
-            _ => Vec::new(),
-        };
-        let known = Known::new(fingerprints(&tree, &buckets, &references.written), predecessor);
-        let file = read_sections(tree, buckets, &known, references, &mut problems);
-        validate::validate(file, &known, references, &mut problems)
+        let (file, buckets) = read_sections(tree, buckets, references, &mut problems);
+        validate::validate(&file, buckets, references, &mut problems)
     });
     match valid {
         Some(valid) if problems.is_empty() => Ok(valid),
@@ -391,13 +358,46 @@ fn parse(
     }
 }
 
+/// Fills in references and finds out which buckets are in service already.
+fn fill(
+    document: Document<'_>,
+    in_service: &InService,
+    references: &mut References<'_>,
+    problems: &mut Problems,
+) -> (Value, Vec<Section<Value>>) {
+    let Document { mut tree, items } = document;
+    references.fill(&mut tree, &Position::Root, problems);
+    let jwt = Place::root().key("jwt");
+    let jwt = KEY.hash_one((tree.get("jwt"), within(&references.written, &jwt).collect::<Vec<_>>()));
+    let list = Position::Key(&Position::Root, "buckets");
+    let mut section = |(index, item)| {
+        let (Item::Known { hash, .. } | Item::Read { hash, .. }) = item;
+        if let Some(bucket) = in_service.find(hash, jwt, references) {
+            return Section::InService(bucket.clone());
+        }
+        let mut section = match item {
+            // It was an item before.
+            Item::Known { text, .. } => document::item(text).unwrap_or_default(),
+            Item::Read { value, .. } => value,
+        };
+        let position = Position::Index(&list, index);
+        references.fill(&mut section, &position, problems);
+        let texts: Vec<String> =
+            within(&references.written, &position.place()).map(|(_, text)| text.clone()).collect();
+        let became = hash_of(&texts, references);
+        let origin = became.map(|became| Origin { section: hash, references: texts, became, jwt });
+        Section::Written { section, origin }
+    };
+    let buckets = items.into_iter().enumerate().map(&mut section).collect();
+    (tree, buckets)
+}
+
 fn read_sections(
     tree: Value,
-    buckets: Vec<Value>,
-    known: &Known,
+    buckets: Vec<Section<Value>>,
     references: &References<'_>,
     problems: &mut Problems,
-) -> file::File {
+) -> (file::File, Vec<Section<file::Bucket>>) {
     let written = &references.written;
     let root = Place::root();
     let sections: file::Sections = decode::section(tree, &root, written, problems);
@@ -405,34 +405,19 @@ fn read_sections(
     if sections.buckets.is_none() && !problems.any_at(&list) && !problems.is_at(&root) {
         problems.push(list.clone(), "is missing; list the buckets, or write `buckets: []` for none");
     }
-    file::File {
+    let file = file::File {
         server: decode::section(sections.server, &root.key("server"), written, problems),
         admin: decode::section(sections.admin, &root.key("admin"), written, problems),
         reload: decode::section(sections.reload, &root.key("reload"), written, problems),
         jwt: sections.jwt.map(|jwt| decode::section(jwt, &root.key("jwt"), written, problems)),
-        buckets: buckets
-            .into_iter()
-            .enumerate()
-            .map(|(index, bucket)| match known.bucket(index) {
-                Some(_) => file::Bucket::default(),
-                None => decode::section(bucket, &list.index(index), written, problems),
-            })
-            .collect(),
-    }
-}
-
-/// The message without its position, which a problem states in its own way.
-fn without_position(error: &serde_yaml::Error) -> String {
-    let message = error.to_string();
-    // These quote a value, which may be a secret that was written without quotes.
-    if message.contains("invalid type") {
-        return "a number is too large; put the value in quotes".to_owned();
-    }
-    if message.contains("invalid value") {
-        return "a value does not fit its tag; leave the tag out".to_owned();
-    }
-    match message.find(" at line ") {
-        Some(position) => message[..position].to_owned(),
-        None => message,
-    }
+    };
+    let mut typed = |(index, bucket)| match bucket {
+        Section::InService(bucket) => Section::InService(bucket),
+        Section::Written { section, origin } => Section::Written {
+            section: decode::section(section, &list.index(index), written, problems),
+            origin,
+        },
+    };
+    let buckets = buckets.into_iter().enumerate().map(&mut typed).collect();
+    (file, buckets)
 }

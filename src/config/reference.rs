@@ -13,7 +13,7 @@ use super::problem::{Place, Problems, is_plain};
 use super::source;
 
 #[derive(Debug, PartialEq, Eq, Error)]
-enum Unresolved {
+pub enum Unresolved {
     // These two do not quote: the text may be a secret that happens to hold `${`.
     #[error("a `${{` has no closing `}}`; write `$$` for a literal `$`")]
     Unclosed,
@@ -43,14 +43,14 @@ pub struct References<'a> {
 }
 
 /// Where the walk through a tree is; a [`Place`] that costs nothing until it is asked for.
-enum Position<'p> {
+pub enum Position<'p> {
     Root,
     Key(&'p Position<'p>, &'p str),
     Index(&'p Position<'p>, usize),
 }
 
 impl Position<'_> {
-    fn place(&self) -> Place {
+    pub fn place(&self) -> Place {
         match self {
             Self::Root => Place::root(),
             Self::Key(above, key) => above.place().key(*key),
@@ -69,12 +69,8 @@ impl<'a> References<'a> {
         Self { directory, files, is_complete: true, written: BTreeMap::new() }
     }
 
-    /// Fills in every text of a tree.
-    pub fn fill(&mut self, tree: &mut Value, problems: &mut Problems) {
-        self.fill_below(tree, &Position::Root, problems);
-    }
-
-    fn fill_below(&mut self, value: &mut Value, position: &Position<'_>, problems: &mut Problems) {
+    /// Fills in every text at and below `value`.
+    pub fn fill(&mut self, value: &mut Value, position: &Position<'_>, problems: &mut Problems) {
         match value {
             Value::String(text) if text.contains('$') => {
                 let filled = self.resolve(text);
@@ -88,7 +84,7 @@ impl<'a> References<'a> {
             }
             Value::Sequence(items) => {
                 for (index, item) in items.iter_mut().enumerate() {
-                    self.fill_below(item, &Position::Index(position, index), problems);
+                    self.fill(item, &Position::Index(position, index), problems);
                 }
             }
             Value::Mapping(entries) => {
@@ -109,7 +105,7 @@ impl<'a> References<'a> {
                         problems.push(position.place(), why);
                         continue;
                     }
-                    self.fill_below(entry, &position, problems);
+                    self.fill(entry, &position, problems);
                 }
             }
             // Of a text below a tag no reference would be filled in.
@@ -120,7 +116,8 @@ impl<'a> References<'a> {
         }
     }
 
-    fn resolve(&mut self, text: &str) -> Result<String, Unresolved> {
+    /// A text with its references filled in.
+    pub fn resolve(&mut self, text: &str) -> Result<String, Unresolved> {
         let mut filled = String::with_capacity(text.len());
         let mut rest = text;
         while let Some(position) = rest.find('$') {
@@ -197,7 +194,7 @@ mod tests {
     fn filled(text: &str) -> Result<String, String> {
         let mut problems = Problems::default();
         let mut value = Value::String(text.to_owned());
-        References::new(Path::new("/nowhere")).fill(&mut value, &mut problems);
+        References::new(Path::new("/nowhere")).fill(&mut value, &Position::Root, &mut problems);
         if problems.is_empty() {
             Ok(value.as_str().expect("still a text").to_owned())
         } else {
@@ -240,7 +237,7 @@ mod tests {
         let mut problems = Problems::default();
         let mut value = Value::String("<${file:secret}>".to_owned());
         let mut references = References::new(&folder);
-        references.fill(&mut value, &mut problems);
+        references.fill(&mut value, &Position::Root, &mut problems);
         assert_eq!(value.as_str(), Some("<two\nlines\n>"), "{problems}");
         assert_eq!(references.files.len(), 1);
         std::fs::remove_dir_all(&folder).expect("removed");

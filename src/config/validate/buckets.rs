@@ -12,7 +12,7 @@ use super::Validator;
 use super::jwt::Jwt;
 use crate::auth::Rule;
 use crate::config::problem::Place;
-use crate::config::{Bucket, Known, Timeouts, Trust, conceal, file};
+use crate::config::{Bucket, Section, Timeouts, Trust, conceal, file};
 use crate::routing::Prefix;
 use crate::s3::sigv4::{Credentials, Signer};
 use crate::s3::{self, Addressing, Endpoint, InvalidBucket, Scheme};
@@ -21,24 +21,26 @@ use crate::secret::Secret;
 impl Validator<'_, '_> {
     pub fn buckets(
         &mut self,
-        buckets: &mut [file::Bucket],
-        known: &Known,
+        buckets: Vec<Section<file::Bucket>>,
         place: &Place,
         jwt: Option<&Jwt>,
     ) -> Vec<Arc<Bucket>> {
         let mut valid = Vec::new();
         let mut prefixes: BTreeMap<Prefix, Vec<(usize, String)>> = BTreeMap::new();
         let mut names: HashMap<String, usize> = HashMap::new();
-        for (index, bucket) in buckets.iter_mut().enumerate() {
+        for (index, bucket) in buckets.into_iter().enumerate() {
             let place = place.index(index);
-            if let Some(bucket) = known.bucket(index) {
-                self.unique(&bucket.name, &place.key("name"), &mut names, index);
-                prefixes.entry(bucket.prefix.clone()).or_default().push((index, bucket.name.clone()));
-                valid.push(bucket.clone());
-                continue;
-            }
+            let (mut bucket, origin) = match bucket {
+                Section::InService(bucket) => {
+                    self.unique(&bucket.name, &place, &mut names, index);
+                    prefixes.entry(bucket.prefix.clone()).or_default().push((index, bucket.name.clone()));
+                    valid.push(bucket);
+                    continue;
+                }
+                Section::Written { section, origin } => (section, origin),
+            };
             let warned = self.warnings.len();
-            let name = self.name(bucket.name.as_ref(), &place.key("name"), &mut names, index);
+            let name = self.name(bucket.name.as_ref(), &place, &mut names, index);
             let prefix = self.prefix(bucket.path_prefix.as_ref(), &place.key("path_prefix"));
             if let Some(prefix) = &prefix {
                 let shown = name.clone().unwrap_or_else(|| place.to_string());
@@ -57,11 +59,11 @@ impl Validator<'_, '_> {
             if let (Some(name), Some(prefix), Some(rule), Some((store, signer, trust, timeouts))) =
                 (name, prefix, rule, store)
             {
-                let mut effective = serde_yaml::to_value(&*bucket).unwrap_or_default();
+                let mut effective = serde_yaml::to_value(&bucket).unwrap_or_default();
                 conceal(&mut effective, &place, &self.references.written);
                 // A warning names the place, and a file or the environment may have other contents next time.
                 let is_told = self.warnings.len() == warned && trust.roots.is_empty() && has_own_keys;
-                let fingerprint = known.fingerprint(index).filter(|_| is_told);
+                let origin = origin.filter(|_| is_told);
                 valid.push(Arc::new(Bucket {
                     name,
                     prefix,
@@ -71,7 +73,7 @@ impl Validator<'_, '_> {
                     trust,
                     timeouts,
                     effective,
-                    fingerprint,
+                    origin,
                 }));
             }
         }
@@ -95,10 +97,11 @@ impl Validator<'_, '_> {
     fn name(
         &mut self,
         name: Option<&String>,
-        place: &Place,
+        bucket: &Place,
         names: &mut HashMap<String, usize>,
         index: usize,
     ) -> Option<String> {
+        let place = &bucket.key("name");
         let name = self.required(name, place, "name the bucket; logs and metrics use the name")?;
         // Every report would show what it was filled in with.
         if self.references.written.contains_key(place) {
@@ -112,13 +115,13 @@ impl Validator<'_, '_> {
             self.refuse(place, name, why);
             return None;
         }
-        self.unique(name, place, names, index);
+        self.unique(name, bucket, names, index);
         Some(name.to_owned())
     }
 
-    fn unique(&mut self, name: &str, place: &Place, names: &mut HashMap<String, usize>, index: usize) {
+    fn unique(&mut self, name: &str, bucket: &Place, names: &mut HashMap<String, usize>, index: usize) {
         if let Some(first) = names.insert(name.to_owned(), index) {
-            self.refuse(place, name, format!("is also the name of buckets[{first}]; choose another"));
+            self.refuse(&bucket.key("name"), name, format!("is also the name of buckets[{first}]; choose another"));
         }
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::file::{self, File};
 use super::problem::{Place, Problems};
 use super::reference::References;
-use super::{Config, Known, Notify, Operators, Reload, Server, Watch, conceal};
+use super::{Config, Notify, Operators, Reload, Section, Server, Watch, conceal};
 use crate::auth::Rule;
 use crate::auth::claims::Condition;
 use crate::auth::token::Source;
@@ -26,8 +26,8 @@ const MAX_THREADS: u64 = 1024;
 
 /// The configuration, without its digest; `None` or a problem where it is not valid.
 pub fn validate(
-    mut file: File,
-    known: &Known,
+    file: &File,
+    buckets: Vec<Section<file::Bucket>>,
     references: &mut References<'_>,
     problems: &mut Problems,
 ) -> Option<Config> {
@@ -37,9 +37,9 @@ pub fn validate(
     let jwt = file.jwt.as_ref().map(|jwt| validator.jwt(jwt, &root.key("jwt")));
     let operators = validator.operators(&file.admin, &root.key("admin"), jwt.as_ref(), server.as_ref());
     let reload = validator.reload(&file.reload, &root.key("reload"));
-    let buckets = validator.buckets(&mut file.buckets, known, &root.key("buckets"), jwt.as_ref());
+    let buckets = validator.buckets(buckets, &root.key("buckets"), jwt.as_ref());
     let warnings = validator.warnings;
-    let mut effective = serde_yaml::to_value(&file).unwrap_or_default();
+    let mut effective = serde_yaml::to_value(file).unwrap_or_default();
     conceal(&mut effective, &root, &references.written);
     let operators = operators?;
     Some(Config {
