@@ -17,6 +17,7 @@ SIZES = {"1 KiB": 2**10, "64 KiB": 2**16, "1 MiB": 2**20, "64 MiB": 2**26}
 SECRET = "a-secret-of-at-least-32-characters"
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "AKIDEXAMPLE", "AWS_SECRET_ACCESS_KEY": "a-secret-key"}
 HERE = os.path.dirname(os.path.abspath(__file__))
+OURS = "**yatagarasu**"
 NGINX_MODULES = "/usr/lib/nginx/modules"
 
 
@@ -60,7 +61,7 @@ class Field:
         self.running = []
         self.store_port = free_port()
         server = f"""
-            open_file_cache max=16; sendfile on; tcp_nopush on;
+            open_file_cache max=16; sendfile on;
             server {{
                 listen 127.0.0.1:{self.store_port} backlog=4096; root {self.path("www")};
                 location = /status {{ stub_status; }}
@@ -125,7 +126,7 @@ class Field:
         level = {} if self.logging else {"RUST_LOG": "error"}
         process = self.start([f"{self.binaries}/yatagarasu", "--config", path], name, cpus, level)
         process.wait_for(port)
-        contestant = Contestant("**yatagarasu**", process, port, signs=True, checks=True)
+        contestant = Contestant(OURS, process, port, signs=True, checks=True)
         contestant.config = path
         return contestant
 
@@ -261,6 +262,13 @@ backend store
             region="us-east-1",
             use_unsigned_payload=True,
         )
+        # In front of the store and not of the client, so that what is signed is the path after its rewrite.
+        codec = typed("envoy.filters.http.upstream_codec", "filters.http.upstream_codec.v3.UpstreamCodec")
+        options = {
+            "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+            "explicit_http_config": {"http_protocol_options": {}},
+            "http_filters": [signing, codec],
+        }
         router = typed("envoy.filters.http.router", "filters.http.router.v3.Router")
         log = typed(
             "envoy.access_loggers.file",
@@ -272,7 +280,7 @@ backend store
             "filters.network.http_connection_manager.v3.HttpConnectionManager",
             stat_prefix="clients",
             access_log=[log] if self.logging else [],
-            http_filters=[jwt, signing, router],
+            http_filters=[jwt, router],
             route_config={
                 "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route("/public/"), route("/private/")]}]
             },
@@ -281,6 +289,7 @@ backend store
         cluster = {
             "name": "store",
             "type": "STATIC",
+            "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options},
             "circuit_breakers": {"thresholds": [limits]},
             "load_assignment": {
                 "cluster_name": "store",

@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 
-from contestants import HERE, SIZES, token
+from contestants import HERE, OURS, SIZES, token
 from machine import PATIENCE_SECONDS, Load, find, median
 
 ROUNDS = 3
@@ -95,30 +95,29 @@ def sizes(field, arguments):
                     runs = results.setdefault((size, private, proxy.name), [])
                     runs.append(run(proxy, size, seconds, private))
     for size, private in scenarios:
-        rows = []
-        of = {
+        medians = {
             proxy: [median(values) for values in zip(*results[size, private, proxy.name])]
             for proxy in proxies
             if (size, private, proxy.name) in results
         }
-        ours = next((cost for proxy, cost in of.items() if "yatagarasu" in proxy.name), next(iter(of.values())))
-        for proxy, (cpu, rate, p50, p99, memory) in of.items():
-            works = ["signs"] * proxy.signs + ["checks the token"] * private
-            rows.append(
-                [
-                    proxy.name,
-                    ", ".join(works),
-                    f"{cpu:,.1f}" if cpu < 1000 else f"{cpu:,.0f}",
-                    f"{cpu / ours[0]:.2f}",
-                    f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}",
-                    f"{p50:.2f}",
-                    f"{p99:.2f}",
-                    f"{memory:.1f}",
-                ]
-            )
-        title = f"{size}, with a token (HS256)" if private else size
-        columns = ["", "work", "CPU µs", "× ours", "requests/s", "p50 ms", "p99 ms", "MiB"]
-        table(f"{title}; {CONNECTIONS[size]} connections", columns, rows)
+        ours = next((cost[0] for proxy, cost in medians.items() if proxy.name == OURS), None)
+        rows = [
+            [
+                proxy.name,
+                ", ".join(["signs"] * proxy.signs + ["checks the token"] * private),
+                f"{cpu:,.1f}" if cpu < 1000 else f"{cpu:,.0f}",
+                f"{cpu / ours:.2f}" if ours else "",
+                f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}",
+                f"{p50:.2f}",
+                f"{p99:.2f}",
+                f"{memory:.1f}",
+            ]
+            for proxy, (cpu, rate, p50, p99, memory) in medians.items()
+        ]
+        if rows:
+            title = f"{size}, with a token (HS256)" if private else size
+            columns = ["", "work", "CPU µs", "× ours", "requests/s", "p50 ms", "p99 ms", "MiB"]
+            table(f"{title}; {CONNECTIONS[size]} connections", columns, rows)
 
 
 def syscalls(field, arguments):
@@ -138,7 +137,7 @@ def syscalls(field, arguments):
         with open(summary) as lines:
             rows = re.findall(r"^ *[\d.]+ +[\d.]+ +\d+ +(\d+) +(?:\d+ +)?(\w+)$", lines.read(), re.M)
         counts[proxy.name] = {name: int(calls) / load.requests for calls, name in rows}
-    names = sorted({name for calls in counts.values() for name in calls}, key=lambda name: -counts["**yatagarasu**"].get(name, 0))
+    names = sorted(counts[OURS], key=lambda name: -counts[OURS][name])
     seen = [name for name in names if any(calls.get(name, 0) >= 0.005 for calls in counts.values())]
     rows = [[name, *(f"{calls.get(name, 0):.2f}" for calls in counts.values())] for name in seen]
     table("System calls a request; 1 KiB, 32 connections", ["", *counts], rows)
@@ -245,9 +244,9 @@ def threads(field, arguments):
         for key, proxy in proxies.items():
             results[key].append(run(proxy, "1 KiB", 1 if arguments.short else 3))
     rows = []
-    for (_, number), proxy in proxies.items():
-        cpu, rate, *_ = [median(values) for values in zip(*results[_, number])]
-        rows.append([proxy.name, number, f"{cpu:.1f}", f"{rate:,.0f}"])
+    for key, proxy in proxies.items():
+        cpu, rate = [median(values) for values in zip(*results[key])][:2]
+        rows.append([proxy.name, key[1], f"{cpu:.1f}", f"{rate:,.0f}"])
     table("Threads; 1 KiB, proxy, load and store on both CPUs", ["", "threads", "CPU µs", "requests/s"], rows)
 
 
