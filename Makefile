@@ -37,7 +37,8 @@ soak: setup ## Reload 10,000 times under load and print what it cost; takes abou
 bench: setup ## Time the pure core; BENCH_ARGS=authorize takes what has this in its name
 	cargo bench --locked --bench core -- $(BENCH_ARGS)
 
-budget: setup ## Hold instructions and allocations against benches/budget.txt; BUDGET_ARGS=--update writes it
+budget: ## Hold instructions and allocations against benches/budget.txt; BUDGET_ARGS=--update writes it
+	@scripts/setup.sh valgrind
 	cargo bench --locked --bench budget -- $(BUDGET_ARGS)
 
 compare: setup ## The whole proxy beside nginx, HAProxy and Envoy; COMPARE_ARGS='--short sizes', see benches/compare

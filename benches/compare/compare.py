@@ -3,6 +3,7 @@
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 
@@ -57,7 +58,9 @@ def main():
 
 
 if __name__ == "__main__":
+    # So that whatever was started is ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
     try:
         main()
     except RuntimeError as error:
-        sys.exit(f"{error}")
+        sys.exit(str(error))
