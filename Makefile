@@ -3,7 +3,7 @@
 ENGINE ?= docker
 IMAGE ?= yatagarasu
 
-.PHONY: help setup demo test lint soak transcript image check-image
+.PHONY: help setup demo test lint soak bench budget compare transcript image check-image
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,17 @@ lint: setup ## Check format, lints, documentation and, with cargo-deny, dependen
 
 soak: setup ## Reload 10,000 times under load and print what it cost; takes about ten minutes
 	cargo bench --locked --bench reload_soak
+
+bench: setup ## Time the pure core; BENCH_ARGS=authorize takes what has this in its name
+	cargo bench --locked --bench core -- $(BENCH_ARGS)
+
+budget: ## Hold instructions and allocations against benches/budget.txt; BUDGET_ARGS=--update writes it
+	@scripts/setup.sh valgrind
+	cargo bench --locked --bench budget -- $(BUDGET_ARGS)
+
+compare: setup ## The whole proxy beside nginx, HAProxy and Envoy; COMPARE_ARGS='--short sizes', see benches/compare
+	cargo build --locked --release --bin yatagarasu --example empty_proxy
+	python3 benches/compare/compare.py $(COMPARE_ARGS)
 
 transcript: setup ## Write the transcript in docs/CONFIG_RELOAD.md anew
 	cargo build --locked --bin yatagarasu

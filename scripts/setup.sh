@@ -1,6 +1,7 @@
 #!/bin/sh
-# Makes sure that everything `make demo` and `make test` need is there. Silent, quick and without
-# root when it is. What apt-get or brew can install is installed; for the rest it says what to do.
+# Makes sure that everything `make demo` and `make test` need is there, and the programs that are named
+# as arguments. Silent, quick and without root when it is. What apt-get or brew can install is installed;
+# for the rest it says what to do.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -13,7 +14,7 @@ fail() {
 }
 
 missing=
-for program in cc cmake make curl; do
+for program in cc cmake make curl "$@"; do
     command -v "$program" >/dev/null 2>&1 || missing="$missing $program"
 done
 

@@ -2,7 +2,7 @@
 //! `admit` has not decided; each room is entered once.
 
 mod access;
-mod admission;
+pub mod admission;
 mod answering;
 mod context;
 mod rejection;

@@ -1,0 +1,344 @@
+//! What the hot functions and a whole request cost, in instructions and allocations, held against
+//! `benches/budget.txt`. Fails when something costs more.
+//!
+//!     cargo bench --bench budget                 compares
+//!     cargo bench --bench budget -- --update     writes the budget anew
+//!
+//! Counts come from callgrind, so neither the machine's load nor its clock matters. Each subject runs
+//! N and 2 N times, and the difference is what N cost: starting up and setting up cancel out. The hot
+//! functions run in this program, the whole request in the real one, between a client and a store
+//! that are not counted. Needs valgrind.
+
+#![allow(clippy::panic, clippy::indexing_slicing, reason = "fails by panics, like a test")]
+
+mod subject;
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::hint::black_box;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use subject::{PRIVATE, PUBLIC, now};
+use yatagarasu::gateway::admission::admit;
+use yatagarasu::gateway::upstream::signed_request;
+use yatagarasu::routing::{Prefix, RouteTable};
+use yatagarasu::s3::sigv4::Request;
+
+/// The program's own, so that an allocation costs what it costs there.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// How many more instructions than the budget are still within it: the hashes of a `HashMap`, and the
+/// moments at which threads wake, differ from run to run. Of allocations not one more is.
+const TOLERANCE: f64 = 0.03;
+
+/// How long the program under callgrind may take to start or to end.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const BUDGET: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/budget.txt");
+
+/// A name, and what does the work so many times.
+type Function = (&'static str, fn(usize));
+
+const FUNCTIONS: [Function; 6] = [
+    ("sign", sign),
+    ("find-10", |times| find(10, times)),
+    ("find-10000", |times| find(10_000, times)),
+    ("authorize-hs256", authorize),
+    ("admit-hs256", |times| decide(PRIVATE, times)),
+    ("signed-request", build),
+];
+const FUNCTION_RUNS: usize = 1_000;
+
+/// Whole requests on one kept-alive connection.
+const REQUESTS: [(&str, &str); 2] = [("request", PUBLIC), ("request-hs256", PRIVATE)];
+const REQUEST_RUNS: usize = 1_000;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [flag, name, times] = arguments.as_slice()
+        && flag == "--run"
+    {
+        let (_, function) = FUNCTIONS.iter().find(|(known, _)| known == name).expect("a known function");
+        function(times.parse().expect("a number"));
+        return ExitCode::SUCCESS;
+    }
+    let update = arguments.iter().any(|argument| argument == "--update");
+    let functions = FUNCTIONS.map(|(name, _)| (name, per_run(FUNCTION_RUNS, |runs| function(name, runs))));
+    let requests = REQUESTS.map(|(name, auth)| (name, per_run(REQUEST_RUNS, |runs| requests(auth, runs))));
+    let measured: Vec<_> = functions.into_iter().chain(requests).collect();
+    if update {
+        fs::write(BUDGET, written(&measured)).expect("the budget can be written");
+    }
+    compare(&measured, &read_budget())
+}
+
+// The hot functions.
+
+fn sign(times: usize) {
+    let generation = subject::generation(1, PUBLIC);
+    let bucket = &generation.config.buckets[0];
+    let path = "/tenant-0/2024/summer/cat%200.jpg";
+    for _ in 0..times {
+        let request = Request { method: "GET", path, query: "", host: "127.0.0.1:9000" };
+        black_box(bucket.signer.sign(black_box(request), now()));
+    }
+}
+
+fn find(prefixes: usize, times: usize) {
+    let prefix = |n| Prefix::parse(&format!("/tenants/t{n}")).expect("a valid prefix");
+    let table = || (0..prefixes).map(|n| (prefix(n), n)).collect();
+    // How the keys of one small table collide is a matter of luck, and of many not.
+    let tables: Vec<RouteTable<usize>> = (0..(1_000 / prefixes).max(1)).map(|_| table()).collect();
+    let paths: Vec<String> =
+        (0..prefixes).step_by(prefixes / 10).map(|n| format!("/tenants/t{n}/2024/summer/cat.jpg")).collect();
+    for n in 0..times {
+        let table = &tables[n / paths.len() % tables.len()];
+        black_box(table.find(black_box(&paths[n % paths.len()])));
+    }
+}
+
+fn authorize(times: usize) {
+    let generation = subject::generation(1, PRIVATE);
+    let request = subject::request(0, Some(&subject::hs256()));
+    for _ in 0..times {
+        let principal = generation.config.buckets[0].rule.authorize(&request.headers, "", now());
+        assert!(black_box(principal).is_ok());
+    }
+}
+
+fn decide(auth: &str, times: usize) {
+    let generation = subject::generation(10, auth);
+    let request = subject::request(7, Some(&subject::hs256()));
+    for _ in 0..times {
+        assert!(black_box(admit(&generation, black_box(&request), now())).is_ok());
+    }
+}
+
+fn build(times: usize) {
+    let generation = subject::generation(10, PUBLIC);
+    let request = subject::request(7, None);
+    let admission = admit(&generation, &request, now()).expect("admitted");
+    for _ in 0..times {
+        let signed = signed_request(black_box(&request), admission.bucket(), &admission, now());
+        assert!(black_box(signed).is_ok());
+    }
+}
+
+// Counting.
+
+#[derive(Debug, Clone, Copy)]
+struct Cost {
+    instructions: f64,
+    allocations: f64,
+}
+
+/// Measures N and 2 N runs.
+fn per_run(runs: usize, measure: impl Fn(usize) -> Cost) -> Cost {
+    let (once, twice) = (measure(runs), measure(2 * runs));
+    let each = |once: f64, twice: f64| (twice - once) / runs as f64;
+    Cost {
+        instructions: each(once.instructions, twice.instructions),
+        allocations: each(once.allocations, twice.allocations),
+    }
+}
+
+fn callgrind(folder: &Path) -> (Command, PathBuf) {
+    let profile = folder.join("callgrind.out");
+    let mut command = Command::new("valgrind");
+    command.args(["--quiet", "--tool=callgrind"]).stderr(Stdio::null());
+    command.arg(format!("--callgrind-out-file={}", profile.display()));
+    (command, profile)
+}
+
+fn function(name: &str, times: usize) -> Cost {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (mut command, profile) = callgrind(folder.path());
+    command.arg(std::env::current_exe().expect("this program"));
+    let status = command.args(["--run", name, &times.to_string()]).status();
+    assert!(status.expect("valgrind is installed").success(), "`{name}` failed under valgrind");
+    count(&profile)
+}
+
+/// Where memory comes from: what the Rust side of mimalloc calls, and what C code does.
+const ALLOCATING: [&str; 6] =
+    ["mi_malloc_aligned", "mi_zalloc_aligned", "mi_realloc_aligned", "malloc", "calloc", "realloc"];
+
+/// Reads what callgrind wrote ("Callgrind Format Specification", Valgrind manual).
+fn count(profile: &Path) -> Cost {
+    let text = fs::read_to_string(profile).expect("callgrind has written its profile");
+    // A name stands once, beside its number.
+    let mut names: HashMap<&str, &str> = HashMap::new();
+    let (mut total, mut allocations, mut called) = (None, 0, "");
+    for line in text.lines() {
+        if let Some(name) = line.strip_prefix("fn=").or_else(|| line.strip_prefix("cfn=")) {
+            let (number, name) = name.split_once(' ').unwrap_or((name, ""));
+            if !name.is_empty() {
+                names.insert(number, name);
+            }
+            called = names.get(number).copied().unwrap_or_default();
+        } else if let Some(calls) = line.strip_prefix("calls=") {
+            let times = calls.split(' ').next().and_then(|times| times.parse::<u64>().ok());
+            if ALLOCATING.contains(&called) {
+                allocations += times.expect("a number of calls");
+            }
+        } else if let Some(sum) = line.strip_prefix("totals: ") {
+            total = sum.trim().parse::<u64>().ok();
+        }
+    }
+    Cost { instructions: total.expect("a total") as f64, allocations: allocations as f64 }
+}
+
+// A whole request.
+
+/// Kills the program when a check fails before it has ended.
+struct Proxy(Child);
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn requests(auth: &str, times: usize) -> Cost {
+    let store = store();
+    let free = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port");
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = folder.path().join("config.yaml");
+    let buckets = subject::config_text(10, auth).replace("127.0.0.1:9000", &store.to_string());
+    let server = format!("server: {{ address: 127.0.0.1, port: {}, threads: 1 }}\n", free.port());
+    fs::write(&config, server + &buckets).expect("the configuration can be written");
+
+    let (mut command, profile) = callgrind(folder.path());
+    command.arg(env!("CARGO_BIN_EXE_yatagarasu")).arg("--config").arg(&config);
+    let mut proxy = Proxy(command.stdout(Stdio::null()).spawn().expect("valgrind is installed"));
+    let mut client = connect(free);
+    let token = format!("Bearer {}", subject::hs256());
+    let ask = format!(
+        "GET /tenants/t7/2024/summer/cat.jpg HTTP/1.1\r\nHost: {free}\r\nAuthorization: {token}\r\n\r\n"
+    );
+    for _ in 0..times {
+        client.get_mut().write_all(ask.as_bytes()).expect("the proxy reads");
+        answered(&mut client);
+    }
+    drop(client);
+    let pid = i32::try_from(proxy.0.id()).ok().and_then(Pid::from_raw).expect("a process");
+    kill_process(pid, Signal::TERM).expect("the proxy lives");
+    let deadline = Instant::now() + PATIENCE;
+    while proxy.0.try_wait().expect("a child").is_none() {
+        assert!(Instant::now() < deadline, "the proxy does not end");
+        thread::sleep(Duration::from_millis(10));
+    }
+    count(&profile)
+}
+
+fn connect(address: SocketAddr) -> BufReader<TcpStream> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match TcpStream::connect(address) {
+            Ok(stream) => {
+                stream.set_nodelay(true).expect("a socket");
+                stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+                return BufReader::new(stream);
+            }
+            Err(error) => assert!(Instant::now() < deadline, "the proxy does not start: {error}"),
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Reads one answer, which must be the object.
+fn answered(client: &mut BufReader<TcpStream>) {
+    let head = read_head(client).expect("the proxy answers");
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    let mut body = vec![0; OBJECT_BYTES];
+    client.read_exact(&mut body).expect("the object");
+}
+
+/// Up to and with the empty line; `None` at the end of the connection.
+fn read_head(stream: &mut impl BufRead) -> Option<String> {
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        if stream.read_line(&mut head).ok()? == 0 {
+            return None;
+        }
+    }
+    Some(head)
+}
+
+const OBJECT_BYTES: usize = 1024;
+
+/// A store that has one object, and answers every request with it in one packet.
+fn store() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let mut answer = format!(
+        "HTTP/1.1 200 OK\r\nETag: \"9b2cf5\"\r\nContent-Type: image/jpeg\r\nContent-Length: {OBJECT_BYTES}\r\nLast-Modified: Wed, 15 Nov 2023 08:00:00 GMT\r\nServer: store\r\nx-amz-request-id: 4442587FB7D0A2F9\r\n\r\n"
+    )
+    .into_bytes();
+    answer.resize(answer.len() + OBJECT_BYTES, b'x');
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            stream.set_nodelay(true).expect("a socket");
+            let answer = answer.clone();
+            thread::spawn(move || {
+                let mut stream = BufReader::new(stream);
+                while read_head(&mut stream).is_some() && stream.get_mut().write_all(&answer).is_ok() {}
+            });
+        }
+    });
+    address
+}
+
+// The budget: a line `name instructions allocations` each.
+
+fn written(measured: &[(&str, Cost)]) -> String {
+    let mut text =
+        String::from("# name instructions allocations; `make budget BUDGET_ARGS=--update` writes it\n");
+    for (name, Cost { instructions, allocations }) in measured {
+        text.push_str(&format!("{name} {instructions:.0} {allocations:.0}\n"));
+    }
+    text
+}
+
+fn read_budget() -> BTreeMap<String, Cost> {
+    let text = fs::read_to_string(BUDGET).expect("the budget can be read");
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines
+        .map(|line| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let [name, instructions, allocations] = words.as_slice() else { panic!("{line}") };
+            let number = |text: &str| text.parse().unwrap_or_else(|_| panic!("{line}"));
+            let cost = Cost { instructions: number(instructions), allocations: number(allocations) };
+            ((*name).to_owned(), cost)
+        })
+        .collect()
+}
+
+fn compare(measured: &[(&str, Cost)], budget: &BTreeMap<String, Cost>) -> ExitCode {
+    println!("{:<18}{:>13}{:>10}{:>8}{:>13}{:>8}", "", "instructions", "budget", "", "allocations", "budget");
+    let mut over = false;
+    for (name, cost) in measured {
+        let allowed = budget.get(*name).unwrap_or_else(|| panic!("no budget for `{name}`; use --update"));
+        let ratio = cost.instructions / allowed.instructions - 1.0;
+        let is_over = ratio > TOLERANCE || cost.allocations >= allowed.allocations + 1.0;
+        over |= is_over;
+        println!(
+            "{name:<18}{:>13.0}{:>10.0}{:>+7.1}%{:>13.2}{:>8.0}{}",
+            cost.instructions,
+            allowed.instructions,
+            100.0 * ratio,
+            cost.allocations,
+            allowed.allocations,
+            if is_over { "  OVER" } else { "" }
+        );
+    }
+    if over { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}

@@ -1,0 +1,80 @@
+//! What the benches measure: a configuration with many buckets, and requests for objects in it. The
+//! time is fixed, so that every run does the same.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use pingora::http::RequestHeader;
+use serde_json::json;
+use yatagarasu::config::stages::Stages;
+use yatagarasu::config::{self, Config, Source};
+use yatagarasu::generation::{Generation, Live};
+
+pub const SECRET: &str = "a-secret-of-at-least-32-characters";
+pub const PUBLIC: &str = "auth: { enabled: false }";
+pub const PRIVATE: &str =
+    "auth: { enabled: true, claims: [{ claim: role, operator: equals, value: reader }] }";
+
+const NOW: u64 = 1_700_000_000;
+
+pub fn now() -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(NOW)
+}
+
+/// A configuration file; bucket `n` is at `/tenants/t<n>`.
+pub fn config_text(buckets: usize, auth: &str) -> String {
+    let mut text = format!("jwt: {{ secret: {SECRET} }}\nbuckets:\n");
+    for n in 0..buckets {
+        write!(
+            text,
+            "- name: t{n}
+  path_prefix: /tenants/t{n}
+  s3: {{ bucket: tenant-{n}, region: eu-west-1, endpoint: \"http://127.0.0.1:9000\", access_key: AKIDEXAMPLE, secret_key: secret }}
+  {auth}
+"
+        )
+        .expect("writing to a String cannot fail");
+    }
+    text
+}
+
+pub fn load(text: &str) -> Config {
+    let source = Source::Text { path: PathBuf::from("bench.yaml"), text: text.as_bytes().to_vec() };
+    config::load_from(source, None, &mut Stages::default()).outcome.expect("a valid configuration")
+}
+
+pub fn generation(buckets: usize, auth: &str) -> Arc<Generation> {
+    Live::new(Arc::new(load(&config_text(buckets, auth)))).current()
+}
+
+/// A request as a browser sends it, for an object of bucket `n`.
+pub fn request(n: usize, token: Option<&str>) -> RequestHeader {
+    let target = format!("/tenants/t{n}/2024/summer/cat%20{n}.jpg");
+    let mut request = RequestHeader::build("GET", target.as_bytes(), None).expect("a valid request");
+    let headers = [
+        ("host", "files.example:8080"),
+        ("user-agent", "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"),
+        ("accept", "image/avif,image/webp,image/png,*/*;q=0.8"),
+        ("accept-encoding", "gzip, deflate, br"),
+    ];
+    for (name, value) in headers {
+        request.insert_header(name, value).expect("a valid header");
+    }
+    if let Some(token) = token {
+        request.insert_header("authorization", format!("Bearer {token}")).expect("a valid header");
+    }
+    request
+}
+
+/// A token that [`PRIVATE`] accepts, at [`now`] and at the time of the clock.
+pub fn token(algorithm: Algorithm, key: &EncodingKey) -> String {
+    let claims = json!({ "sub": "ann", "role": "reader", "iat": NOW, "exp": 4_000_000_000_u64 });
+    jsonwebtoken::encode(&Header::new(algorithm), &claims, key).expect("a token")
+}
+
+pub fn hs256() -> String {
+    token(Algorithm::HS256, &EncodingKey::from_secret(SECRET.as_bytes()))
+}
