@@ -1,32 +1,46 @@
 //! The log: one line a request and one a reload, to stderr, JSON on a pipe and text on a terminal.
 //!
-//! Lines are written by a thread of their own from a bounded queue; when the queue is full they are
-//! dropped and counted, so a stuck reader of the log cannot stop the proxy.
+//! Lines gather in memory and a thread of their own writes them, so neither a request nor a stuck reader
+//! of the log waits for the other. What does not fit is dropped and counted.
 
-use std::io::IsTerminal;
-use std::sync::OnceLock;
+use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
+use std::thread::{self, Thread};
+use std::time::Duration;
 
-use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// Lines that may wait to be written.
-const QUEUE_LINES: usize = 65_536;
+/// What may wait to be written: about 60,000 lines of requests.
+const QUEUE_BYTES: usize = 16 << 20;
 
-static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
+/// Between two writes. The first line after a silence is written at once; under load a thousand go
+/// together, instead of a system call and a change of threads for each.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// How long the end of the process waits for a reader of the log.
+const LAST_WRITE: Duration = Duration::from_secs(1);
+
+static QUEUE: OnceLock<Arc<Queue>> = OnceLock::new();
 
 /// Writes what is still queued when it is dropped. Keep it until the very end.
 #[must_use]
-pub struct Guard(#[expect(dead_code, reason = "held for its Drop")] WorkerGuard);
+pub struct Guard {
+    queue: Arc<Queue>,
+    writer: Option<Thread>,
+    written: mpsc::Receiver<()>,
+}
 
 /// Sets the log up, once, for the whole process. `RUST_LOG` chooses the level of our own lines.
 pub fn init() -> Guard {
-    let (writer, guard) =
-        NonBlockingBuilder::default().buffered_lines_limit(QUEUE_LINES).lossy(true).finish(std::io::stderr());
-    DROPPED.get_or_init(|| writer.error_counter());
-    let terminal = std::io::stderr().is_terminal();
-    let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_target(false).with_ansi(terminal);
+    let queue = QUEUE.get_or_init(Arc::default).clone();
+    let guard = Guard::start(queue.clone());
+    let terminal = io::stderr().is_terminal();
+    let lines =
+        tracing_subscriber::fmt::layer().with_writer(Lines(queue)).with_target(false).with_ansi(terminal);
     let registry = tracing_subscriber::registry().with(filter());
     // A second call in one process finds a subscriber in place and leaves it.
     let _ = if terminal {
@@ -36,7 +50,7 @@ pub fn init() -> Guard {
             .with(lines.json().flatten_event(true).with_current_span(false).with_span_list(false))
             .try_init()
     };
-    Guard(guard)
+    guard
 }
 
 /// Our own lines only. Pingora logs whole requests, with their query string and the `Authorization`
@@ -49,5 +63,110 @@ fn filter() -> EnvFilter {
 
 /// Lines that were dropped since the start.
 pub fn dropped_lines() -> u64 {
-    DROPPED.get().map_or(0, |counter| counter.dropped_lines() as u64)
+    QUEUE.get().map_or(0, |queue| queue.dropped.load(Ordering::Relaxed))
+}
+
+/// Lines that wait to be written.
+#[derive(Default)]
+struct Queue {
+    waiting: Mutex<Waiting>,
+    filled: Condvar,
+    dropped: AtomicU64,
+}
+
+#[derive(Default)]
+struct Waiting {
+    lines: Vec<u8>,
+    is_last: bool,
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, line: &[u8]) {
+        let mut waiting = self.lock();
+        if waiting.lines.len() + line.len() > QUEUE_BYTES {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let is_first = waiting.lines.is_empty();
+        waiting.lines.extend_from_slice(line);
+        drop(waiting);
+        if is_first {
+            self.filled.notify_one();
+        }
+    }
+
+    /// Swaps what waits for an empty buffer, once there is something; `false` when nothing will come.
+    fn take(&self, lines: &mut Vec<u8>) -> bool {
+        let waiting = self.lock();
+        let nothing = |waiting: &mut Waiting| waiting.lines.is_empty() && !waiting.is_last;
+        let mut waiting = self.filled.wait_while(waiting, nothing).unwrap_or_else(PoisonError::into_inner);
+        std::mem::swap(&mut waiting.lines, lines);
+        !lines.is_empty()
+    }
+
+    fn write(&self) {
+        let mut lines = Vec::new();
+        while self.take(&mut lines) {
+            // There is no other place to report to.
+            let _ = io::stderr().write_all(&lines);
+            lines.clear();
+            if !self.lock().is_last {
+                thread::park_timeout(PAUSE);
+            }
+        }
+    }
+}
+
+impl Guard {
+    fn start(queue: Arc<Queue>) -> Self {
+        let (done, written) = mpsc::channel();
+        let writer = thread::Builder::new().name("log".to_owned()).spawn({
+            let queue = queue.clone();
+            move || {
+                queue.write();
+                drop(done);
+            }
+        });
+        Self { queue, writer: writer.ok().map(|writer| writer.thread().clone()), written }
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.queue.lock().is_last = true;
+        self.queue.filled.notify_one();
+        if let Some(writer) = &self.writer {
+            writer.unpark();
+        }
+        // Ends with the thread.
+        let _ = self.written.recv_timeout(LAST_WRITE);
+    }
+}
+
+/// Takes one line at a time from `tracing`, which writes each as a whole.
+struct Lines(Arc<Queue>);
+
+impl<'w> MakeWriter<'w> for Lines {
+    type Writer = Line<'w>;
+
+    fn make_writer(&'w self) -> Line<'w> {
+        Line(&self.0)
+    }
+}
+
+struct Line<'w>(&'w Queue);
+
+impl Write for Line<'_> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.push(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }

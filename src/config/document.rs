@@ -104,7 +104,11 @@ fn read_apart(text: &str, is_known: impl Fn(u64) -> bool) -> Option<Document<'_>
     }
     let items = texts.into_iter().map(|text| {
         let hash = KEY.hash_one(text);
-        Some(if is_known(hash) { Item::Known { text, hash } } else { Item::Read { value: item(text)?, hash } })
+        Some(if is_known(hash) {
+            Item::Known { text, hash }
+        } else {
+            Item::Read { value: item(text)?, hash }
+        })
     });
     Some(Document { tree, items: items.collect::<Option<_>>()? })
 }
@@ -142,7 +146,8 @@ fn split(text: &str) -> Option<(String, Vec<&str>)> {
         let content = line.trim_start_matches(' ');
         let depth = line.len() - content.len();
         if !is_blank(content) {
-            let begins_item = content.strip_prefix('-').is_some_and(|rest| rest.starts_with([' ', '\n', '\r']));
+            let begins_item =
+                content.strip_prefix('-').is_some_and(|rest| rest.starts_with([' ', '\n', '\r']));
             match indentation {
                 None if begins_item => indentation = Some(depth),
                 Some(indentation) if depth > indentation => {}
@@ -255,7 +260,10 @@ mod tests {
         let value = serde_yaml::from_str("b: 2").expect("valid");
         assert_eq!(
             document.expect("valid").items,
-            [Item::Known { text: known, hash: KEY.hash_one(known) }, Item::Read { value, hash: KEY.hash_one(new) }]
+            [
+                Item::Known { text: known, hash: KEY.hash_one(known) },
+                Item::Read { value, hash: KEY.hash_one(new) }
+            ]
         );
     }
 

@@ -26,6 +26,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
 use tracing::error;
 
+use super::connection::Connection;
 use crate::config::Config;
 use crate::gateway::Gateway;
 use crate::lifecycle::Lifecycle;
@@ -320,12 +321,12 @@ fn is_clients_fault(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
 }
 
-fn prepare(stream: TcpStream, client: SocketAddr) -> io::Result<Stream> {
+fn prepare(stream: TcpStream, client: SocketAddr) -> io::Result<Connection> {
     stream.set_nodelay(true)?;
     let digest = SocketDigest::from_raw_fd(stream.as_raw_fd());
     // New, so it holds no address yet.
     let _ = digest.peer_addr.set(Some(client.into()));
     let mut stream: Stream = stream.into();
     stream.set_socket_digest(digest);
-    Ok(stream)
+    Ok(Connection::new(stream))
 }

@@ -121,7 +121,11 @@ impl Validator<'_, '_> {
 
     fn unique(&mut self, name: &str, bucket: &Place, names: &mut HashMap<String, usize>, index: usize) {
         if let Some(first) = names.insert(name.to_owned(), index) {
-            self.refuse(&bucket.key("name"), name, format!("is also the name of buckets[{first}]; choose another"));
+            self.refuse(
+                &bucket.key("name"),
+                name,
+                format!("is also the name of buckets[{first}]; choose another"),
+            );
         }
     }
 
