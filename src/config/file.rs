@@ -224,10 +224,35 @@ impl Default for Timeouts {
 pub struct Auth {
     pub enabled: bool,
     pub claims: Vec<Claim>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rules: Option<Vec<PathRule>>,
 }
 
 impl Default for Auth {
     fn default() -> Self {
-        Self { enabled: true, claims: Vec::new() }
+        Self { enabled: true, claims: Vec::new(), rules: None }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PathRule {
+    pub path: Option<String>,
+    pub methods: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allow: Option<String>,
+    pub deny: bool,
+    pub claims: Vec<Claim>,
+}
+
+impl Default for PathRule {
+    fn default() -> Self {
+        Self {
+            path: None,
+            methods: vec!["GET".to_owned(), "HEAD".to_owned()],
+            allow: None,
+            deny: false,
+            claims: Vec::new(),
+        }
     }
 }

@@ -26,6 +26,7 @@ use serde_yaml::{Mapping, Value};
 use crate::auth::Rule;
 use crate::auth::claims::Condition;
 use crate::auth::keys::Algorithm;
+use crate::auth::policy::Policy;
 use crate::fault;
 use crate::routing::{Prefix, RouteTable};
 use crate::s3;
@@ -110,7 +111,7 @@ pub struct Bucket {
     /// The operator's name for it; the label of its metrics.
     pub name: String,
     pub prefix: Prefix,
-    pub rule: Rule,
+    pub policy: Policy,
     pub store: s3::Bucket,
     pub signer: Signer,
     pub trust: Trust,

@@ -10,6 +10,7 @@ use http::{Method, Version};
 use percent_encoding::percent_decode_str;
 
 use super::rejection::Rejection;
+use crate::auth::policy;
 use crate::config::Bucket;
 use crate::generation::Generation;
 use crate::routing;
@@ -75,17 +76,18 @@ pub fn admit(generation: &Generation, request: &Parts, now: SystemTime) -> Resul
 /// Whether an object of a bucket may be read.
 fn read(bucket: &Arc<Bucket>, key: &str, request: &Parts, now: SystemTime) -> Result<Admission, Rejection> {
     let query = request.uri.query().unwrap_or_default();
-    bucket.rule.authorize(&request.headers, query, now).map_err(Rejection::Denied)?;
+    // No store can have it; it takes long to compare, and it grows threefold when it is encoded.
+    if key.len() > MAX_KEY_BYTES {
+        return Err(Rejection::LongKey);
+    }
+    let asked = policy::Request { method: &request.method, key, headers: &request.headers, query };
+    bucket.policy.authorize(&asked, now).map_err(Rejection::Denied)?;
     if has_body(request) {
         return Err(Rejection::Body);
     }
     // The bucket itself would answer with a listing.
     if key.is_empty() {
         return Err(Rejection::NoKey);
-    }
-    // No store can have it, and it grows threefold when it is encoded.
-    if key.len() > MAX_KEY_BYTES {
-        return Err(Rejection::LongKey);
     }
     Ok(Admission {
         bucket: bucket.clone(),

@@ -97,6 +97,8 @@ impl Rejection {
                 Denied::Expired => (401, "AccessDenied", "expired"),
                 Denied::Claim { .. } => (403, "AccessDenied", "claim"),
                 Denied::Unconfigured => (403, "AccessDenied", "unconfigured"),
+                Denied::Rule => (403, "AccessDenied", "deny_rule"),
+                Denied::NoRule => (403, "AccessDenied", "unmatched"),
                 _ => (401, "AccessDenied", "bad_token"),
             },
             Self::Upstream(UpstreamError::Timeout) => (504, "RequestTimeout", "upstream_timeout"),
@@ -132,7 +134,7 @@ impl Rejection {
         };
         match self {
             Self::Method => answer.allow(METHODS),
-            Self::Denied(denied) => answer.challenge(&denied.challenge()),
+            Self::Denied(denied) => answer.challenge(denied.challenge().as_deref()),
             _ => answer,
         }
     }

@@ -2,6 +2,7 @@
 
 mod buckets;
 mod jwt;
+mod policy;
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;

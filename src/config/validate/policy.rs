@@ -1,0 +1,164 @@
+//! The part of a bucket that says who may read.
+
+use super::Validator;
+use super::jwt::Jwt;
+use crate::auth::Rule;
+use crate::auth::claims::Condition;
+use crate::auth::pattern::Pattern;
+use crate::auth::policy::{PathRule, Policy, Rules};
+use crate::config::file;
+use crate::config::problem::Place;
+
+/// More rules than this for one bucket belong into the claims of tokens.
+const MAX_RULES: usize = 1000;
+
+impl Validator<'_, '_> {
+    pub fn policy(
+        &mut self,
+        auth: Option<&file::Auth>,
+        bucket: &Place,
+        name: Option<&str>,
+        jwt: Option<&Jwt>,
+    ) -> Option<Policy> {
+        let place = bucket.key("auth");
+        let Some(auth) = auth else {
+            if !self.problems.any_at(&place) {
+                self.warnings.push(format!(
+                    "{place}: bucket `{}` is public, because it has no `auth`; write `auth: {{ enabled: false }}` if that is meant",
+                    name.unwrap_or_default(),
+                ));
+            }
+            return Some(Policy::Whole(Rule::Public));
+        };
+        let conditions = self.conditions(&auth.claims, &place.key("claims"));
+        if !auth.enabled {
+            if auth.rules.is_some() {
+                let why = "mean nothing beside `enabled: false`, which makes the bucket public; leave one of them out";
+                self.problems.push(place.key("rules"), why);
+            }
+            return Some(Policy::Whole(Rule::Public));
+        }
+        match (&auth.rules, jwt) {
+            (Some(rules), _) => {
+                let token_rule = |more| match jwt {
+                    Some(jwt) if !jwt.enabled => Some(Rule::Public),
+                    Some(jwt) => jwt.rule(jwt.sources.clone(), [conditions.clone(), more].concat()),
+                    None => None,
+                };
+                self.rules(rules, &place.key("rules"), jwt.is_some(), token_rule).map(Policy::ByPath)
+            }
+            (None, None) => {
+                self.problems.push(
+                    place.key("enabled"),
+                    "authentication needs keys, and there is no `jwt` block; add one, or set `enabled: false`",
+                );
+                None
+            }
+            (None, Some(jwt)) if !jwt.enabled => Some(Policy::Whole(Rule::Public)),
+            (None, Some(jwt)) => jwt.rule(jwt.sources.clone(), conditions).map(Policy::Whole),
+        }
+    }
+
+    /// `token_rule` is for whoever has a token that satisfies some more conditions.
+    fn rules(
+        &mut self,
+        rules: &[file::PathRule],
+        place: &Place,
+        has_keys: bool,
+        token_rule: impl Fn(Vec<Condition>) -> Option<Rule>,
+    ) -> Option<Rules> {
+        if rules.is_empty() && !self.problems.any_at(place) {
+            let why =
+                "is empty, so nobody could read anything; leave the key out for one rule for all objects";
+            self.problems.push(place.clone(), why);
+        }
+        if rules.len() > MAX_RULES {
+            self.problems.push(place.clone(), format!("has more than {MAX_RULES} rules"));
+            return None;
+        }
+        let mut valid: Vec<(usize, PathRule)> = Vec::new();
+        for (index, rule) in rules.iter().enumerate() {
+            let at = place.index(index);
+            let Some(rule) = self.path_rule(rule, &at, has_keys, &token_rule) else { continue };
+            if let Some((earlier, _)) = valid.iter().find(|(_, other)| other.conflicts_with(&rule)) {
+                let written = rules.get(index).and_then(|rule| rule.path.as_deref()).unwrap_or_default();
+                let why = format!(
+                    "is as specific as the path of rules[{earlier}], and some objects belong to both; make one of them more specific"
+                );
+                self.refuse(&at.key("path"), written, why);
+            }
+            valid.push((index, rule));
+        }
+        (valid.len() == rules.len()).then(|| Rules::new(valid.into_iter().map(|(_, rule)| rule).collect()))
+    }
+
+    fn path_rule(
+        &mut self,
+        rule: &file::PathRule,
+        place: &Place,
+        has_keys: bool,
+        token_rule: impl Fn(Vec<Condition>) -> Option<Rule>,
+    ) -> Option<PathRule> {
+        let before = self.problems.count();
+        let conditions = self.conditions(&rule.claims, &place.key("claims"));
+        let path = self.required(
+            rule.path.as_ref(),
+            &place.key("path"),
+            "write which objects, as `reports/**`; `**` takes all of them",
+        );
+        let pattern = path.and_then(|path| match Pattern::parse(path) {
+            Ok(pattern) => Some(pattern),
+            Err(why) => {
+                self.refuse(&place.key("path"), path, why);
+                None
+            }
+        });
+        let is_for_head = self.is_for_head(&rule.methods, &place.key("methods"));
+        if let Some(allow) = rule.allow.as_deref().filter(|allow| *allow != "public") {
+            let why = "is no one to allow; use `public`, or leave the key out for whoever has a token";
+            self.refuse(&place.key("allow"), allow, why);
+        }
+        if rule.deny && rule.allow.is_some() {
+            self.problems.push(place.key("deny"), "contradicts `allow`; leave one of them out");
+        }
+        let needs_token = !rule.deny && rule.allow.is_none();
+        if !needs_token && !rule.claims.is_empty() {
+            let why = "mean nothing beside `allow: public` or `deny: true`, which look at no token; leave one of them out";
+            self.problems.push(place.key("claims"), why);
+        }
+        if !needs_token && pattern.as_ref().is_some_and(|pattern| pattern.claim().is_some()) {
+            let why = "holds a claim, and `allow: public` and `deny: true` look at no token; write `*` for any segment";
+            self.problems.push(place.key("path"), why);
+        }
+        if needs_token && !has_keys {
+            let why = "the rule asks for a token, which needs keys, and there is no `jwt` block; add one, or write `allow: public` or `deny: true`";
+            self.problems.push(place.clone(), why);
+        }
+        if self.problems.count() > before {
+            return None;
+        }
+        let allowed = match (rule.deny, &rule.allow) {
+            (true, _) => None,
+            (false, Some(_)) => Some(Rule::Public),
+            (false, None) => Some(token_rule(conditions)?),
+        };
+        Some(PathRule { pattern: pattern?, is_for_head, allowed })
+    }
+
+    fn is_for_head(&mut self, methods: &[String], place: &Place) -> bool {
+        if methods.is_empty() && !self.problems.any_at(place) {
+            self.problems.push(place.clone(), "is empty; leave the key out for GET and HEAD");
+        }
+        for (index, method) in methods.iter().enumerate() {
+            let place = place.index(index);
+            if !matches!(method.as_str(), "GET" | "HEAD") && !self.problems.any_at(&place) {
+                self.refuse(
+                    &place,
+                    method,
+                    "is no method of an object; use GET, which includes HEAD, or HEAD",
+                );
+            }
+        }
+        !methods.iter().any(|method| method == "GET")
+    }
+}

@@ -1,0 +1,124 @@
+//! Who may read which part of a bucket: rules, folders of one's own.
+
+use serde_json::json;
+
+use crate::harness::raw::{Raw, ask};
+use crate::harness::*;
+
+/// A store with some objects, and a proxy that serves them at `/files` under an `auth` block.
+async fn stack(objects: &[&str], more: &str, auth: &str) -> Stack {
+    let store = Store::start().await;
+    for key in objects {
+        store.put("files", key, key);
+    }
+    let proxy = Proxy::start(&config(&store, more, auth)).await;
+    Stack { store, proxy }
+}
+
+fn config(store: &Store, more: &str, auth: &str) -> String {
+    format!("{more}\nbuckets:\n{}", bucket("files", "/files", store, auth))
+}
+
+#[tokio::test]
+async fn each_part_of_a_bucket_has_readers_of_its_own() {
+    let rules = r#"auth:
+    rules:
+    - { path: "public/**", allow: public }
+    - { path: "public/drafts/**", deny: true }
+    - { path: "reports/**", methods: [GET], claims: [{ claim: role, operator: equals, value: reader }] }
+    - { path: "probes/**", methods: [HEAD] }"#;
+    let keys = ["public/a", "public/drafts/a", "reports/a", "probes/a", "other"];
+    let stack = stack(&keys, JWT, rules).await;
+    let (reader, guest) = (token(json!({ "role": "reader" })), token(json!({ "role": "guest" })));
+    for (method, key, token, status, label) in [
+        ("GET", "public/a", None, 200, ""),
+        ("HEAD", "public/a", None, 200, ""),
+        ("GET", "public/drafts/a", None, 403, "deny_rule"),
+        ("GET", "public/drafts/a", Some(&reader), 403, "deny_rule"),
+        ("GET", "reports/a", None, 401, "no_token"),
+        ("GET", "reports/a", Some(&guest), 403, "claim"),
+        ("GET", "reports/a", Some(&reader), 200, ""),
+        ("HEAD", "reports/a", Some(&reader), 200, ""),
+        ("HEAD", "probes/a", Some(&guest), 200, ""),
+        ("GET", "probes/a", Some(&guest), 403, "unmatched"),
+        ("GET", "other", Some(&reader), 403, "unmatched"),
+        ("GET", "", Some(&reader), 403, "unmatched"),
+    ] {
+        stack.store.received();
+        let counter = format!("yatagarasu_rejections_total{{reason=\"{label}\"}}");
+        let before = stack.proxy.metric(&counter).await;
+        let bearer = token.map(|token| format!("Bearer {token}")).unwrap_or_default();
+        let mut raw = Raw::connect(stack.proxy.address).await;
+        let answer = raw.ask(method, &format!("/files/{key}"), &[("Authorization", &bearer)]).await;
+        assert_eq!(answer.status, status, "{method} {key}");
+        assert_eq!(stack.store.received().len(), usize::from(status == 200), "{method} {key}");
+        if status == 200 {
+            assert!(method == "HEAD" || answer.body == key.as_bytes(), "{key}");
+        } else {
+            let text = String::from_utf8(answer.body).expect("a document");
+            assert!(text.contains("<Code>AccessDenied</Code>"), "{text}");
+            assert_eq!(stack.proxy.metric(&counter).await - before, 1.0, "{method} {key}: {label}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn everybody_reads_a_folder_of_their_own_however_it_is_written() {
+    let rules = r#"auth: { rules: [{ path: "users/${claim.sub}/**" }] }"#;
+    let keys = ["users/ann/a", "users/bob/a", "users/a b/a", "users/ann%2Fx/a", "users/a"];
+    let stack = stack(&keys, JWT, rules).await;
+    for (sub, target, status) in [
+        ("ann", "users/ann/a", 200),
+        ("ann", "users/%61%6en/a", 200),
+        ("ann", "users%2Fann%2Fa", 200),
+        ("a b", "users/a%20b/a", 200),
+        ("ann%2Fx", "users/ann%252Fx/a", 200),
+        ("ann", "users/bob/a", 403),
+        ("ann", "users/a", 403),
+        ("ann", "users/ann/../bob/a", 400),
+        ("ann", "users/ann/%2e%2e/bob/a", 400),
+        ("ann", "users/ann%2F..%2Fbob/a", 400),
+        ("ann", "users/ann/%00", 400),
+        ("ann", "users//a", 403),
+        ("ann", "users/ann%252Fx/a", 403),
+        ("..", "users/../a", 400),
+        ("", "users//a", 403),
+        ("ann/x", "users/ann/x", 403),
+        ("*", "users/bob/a", 403),
+    ] {
+        stack.store.received();
+        let bearer = format!("Bearer {}", token(json!({ "sub": sub })));
+        let mut raw = Raw::connect(stack.proxy.address).await;
+        let answer = raw.ask("GET", &format!("/files/{target}"), &[("Authorization", &bearer)]).await;
+        assert_eq!(answer.status, status, "{sub}: {target}");
+        assert_eq!(stack.store.received().len(), usize::from(status == 200), "{sub}: {target}");
+    }
+    assert_eq!(ask(stack.proxy.address, "GET", "/files/users/ann/a").await.status, 401);
+}
+
+#[tokio::test]
+async fn public_rules_need_no_keys_and_a_reload_changes_them() {
+    let open = r#"auth: { rules: [{ path: "a/**", allow: public }] }"#;
+    let stack = stack(&["a/x", "b/x"], "", open).await;
+    let statuses = async || {
+        let [a, b] = ["a", "b"].map(|folder| format!("/files/{folder}/x"));
+        (stack.proxy.get(&a).await.status().as_u16(), stack.proxy.get(&b).await.status().as_u16())
+    };
+    assert_eq!(statuses().await, (200, 403));
+    stack.proxy.write_config(&config(&stack.store, "", &open.replace("a/**", "b/**")));
+    stack.proxy.hangup().await;
+    assert_eq!(statuses().await, (403, 200));
+}
+
+#[tokio::test]
+async fn with_enforcement_off_only_what_asks_for_a_token_is_open() {
+    let rules = r#"auth:
+    rules:
+    - { path: "users/${claim.sub}/**" }
+    - { path: "secret/**", deny: true }"#;
+    let jwt = JWT.replace("{ ", "{ enabled: false, ");
+    let stack = stack(&["users/ann/a", "secret/a", "other"], &jwt, rules).await;
+    for (key, status) in [("users/ann/a", 200), ("secret/a", 403), ("other", 403)] {
+        assert_eq!(stack.proxy.get(&format!("/files/{key}")).await.status(), status, "{key}");
+    }
+}
