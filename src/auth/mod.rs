@@ -5,6 +5,7 @@
 
 pub mod claims;
 pub mod keys;
+pub mod networks;
 pub mod pattern;
 pub mod policy;
 pub mod token;
@@ -48,6 +49,9 @@ pub enum Denied {
     /// There is no way to prove anything: no keys are configured.
     #[error("Authentication is not configured")]
     Unconfigured,
+    /// Not from there.
+    #[error("The client's network is not allowed")]
+    Network,
     /// The rule for the object is to refuse.
     #[error("A rule denies it")]
     Rule,
@@ -60,7 +64,7 @@ impl Denied {
     /// Whether another token could help; false means that this one was understood and refused, or that
     /// none is asked for.
     pub fn is_unauthenticated(&self) -> bool {
-        !matches!(self, Self::Claim { .. } | Self::Unconfigured | Self::Rule | Self::NoRule)
+        !matches!(self, Self::Claim { .. } | Self::Unconfigured | Self::Network | Self::Rule | Self::NoRule)
     }
 
     /// The `WWW-Authenticate` header (RFC 6750, section 3): no error code when nothing was shown, no
@@ -69,7 +73,7 @@ impl Denied {
         match self {
             Self::NoToken | Self::Unconfigured => Some("Bearer".to_owned()),
             Self::Claim { .. } => Some("Bearer error=\"insufficient_scope\"".to_owned()),
-            Self::Rule | Self::NoRule => None,
+            Self::Network | Self::Rule | Self::NoRule => None,
             _ => Some(format!("Bearer error=\"invalid_token\", error_description=\"{self}\"")),
         }
     }

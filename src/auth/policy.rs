@@ -5,10 +5,12 @@
 //! and on nothing else.
 
 use std::cmp::Ordering;
+use std::net::IpAddr;
 use std::time::SystemTime;
 
 use http::{HeaderMap, Method};
 
+use super::networks::Networks;
 use super::pattern::Pattern;
 use super::{Denied, Principal, Rule};
 
@@ -21,20 +23,31 @@ pub struct Request<'r> {
     pub headers: &'r HeaderMap,
     /// Without the `?`.
     pub query: &'r str,
+    /// The client's, where it is known.
+    pub address: Option<IpAddr>,
 }
 
 #[derive(Debug)]
-pub enum Policy {
-    /// One rule for every object.
+pub struct Policy {
+    pub networks: Networks,
+    pub readers: Readers,
+}
+
+#[derive(Debug)]
+pub enum Readers {
+    /// Of every object the same.
     Whole(Rule),
     ByPath(Rules),
 }
 
 impl Policy {
     pub fn authorize(&self, request: &Request<'_>, now: SystemTime) -> Result<Principal, Denied> {
-        match self {
-            Self::Whole(rule) => rule.authorize(request.headers, request.query, now),
-            Self::ByPath(rules) => {
+        if !self.networks.permit(request.address) {
+            return Err(Denied::Network);
+        }
+        match &self.readers {
+            Readers::Whole(rule) => rule.authorize(request.headers, request.query, now),
+            Readers::ByPath(rules) => {
                 let rule = rules.deciding(request.method, request.key).ok_or(Denied::NoRule)?;
                 rule.authorize(request, now)
             }
@@ -184,7 +197,7 @@ mod tests {
             headers.insert(AUTHORIZATION, bearer);
         }
         let method: Method = method.parse().expect("a method");
-        let request = Request { method: &method, key, headers: &headers, query: "" };
+        let request = Request { method: &method, key, headers: &headers, query: "", address: None };
         match policy.authorize(&request, UNIX_EPOCH + NOW) {
             Ok(_) => Read,
             Err(Denied::NoToken) => Token,
@@ -232,7 +245,8 @@ mod tests {
             ("GET", "${claim.tenant}/${claim.sub}/*", Bearer),
             ("GET", "**/${claim.sub}/inbox/**", Role("reader")),
         ]);
-        let policies = [parts, methods, site, folders].map(Policy::ByPath);
+        let policies = [parts, methods, site, folders]
+            .map(|rules| Policy { networks: Networks::default(), readers: Readers::ByPath(rules) });
         let [parts, methods, site, folders] = &policies;
         let table = [
             // Public, and a part of it that nobody reads.

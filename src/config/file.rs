@@ -42,6 +42,7 @@ pub struct Server {
     pub keepalive_seconds: u64,
     pub shutdown_grace_seconds: u64,
     pub upgrade_socket: String,
+    pub trusted_proxies: Vec<String>,
 }
 
 impl Default for Server {
@@ -54,6 +55,7 @@ impl Default for Server {
             keepalive_seconds: 75,
             shutdown_grace_seconds: 30,
             upgrade_socket: "/run/yatagarasu/upgrade.sock".to_owned(),
+            trusted_proxies: Vec::new(),
         }
     }
 }
@@ -178,6 +180,10 @@ pub struct Bucket {
     pub s3: Option<S3>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auth: Option<Auth>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allow_networks: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deny_networks: Option<Vec<String>>,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]

@@ -26,6 +26,7 @@ use serde_yaml::{Mapping, Value};
 use crate::auth::Rule;
 use crate::auth::claims::Condition;
 use crate::auth::keys::Algorithm;
+use crate::auth::networks::Network;
 use crate::auth::policy::Policy;
 use crate::fault;
 use crate::routing::{Prefix, RouteTable};
@@ -95,6 +96,8 @@ pub struct Server {
     pub shutdown_grace: Duration,
     /// Where a new process waits for the listeners.
     pub upgrade_socket: PathBuf,
+    /// Who is believed about the addresses of clients.
+    pub trusted_proxies: Vec<Network>,
 }
 
 /// The operators' endpoints.

@@ -97,6 +97,7 @@ impl Rejection {
                 Denied::Expired => (401, "AccessDenied", "expired"),
                 Denied::Claim { .. } => (403, "AccessDenied", "claim"),
                 Denied::Unconfigured => (403, "AccessDenied", "unconfigured"),
+                Denied::Network => (403, "AccessDenied", "network"),
                 Denied::Rule => (403, "AccessDenied", "deny_rule"),
                 Denied::NoRule => (403, "AccessDenied", "unmatched"),
                 _ => (401, "AccessDenied", "bad_token"),

@@ -122,3 +122,66 @@ async fn with_enforcement_off_only_what_asks_for_a_token_is_open() {
         assert_eq!(stack.proxy.get(&format!("/files/{key}")).await.status(), status, "{key}");
     }
 }
+
+/// Status, what the log has as the client, and whether the store was asked.
+async fn read_as(stack: &Stack, path: &str, forwarded: &[&str]) -> (u16, Option<String>, bool) {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let id = format!("from-{}", NEXT.fetch_add(1, Ordering::Relaxed));
+    stack.store.received();
+    let mut headers: Vec<(&str, &str)> = forwarded.iter().map(|line| ("X-Forwarded-For", *line)).collect();
+    headers.push(("X-Request-Id", &id));
+    let answer = Raw::connect(stack.proxy.address).await.ask("GET", path, &headers).await;
+    let client = stack.proxy.access_line(&id).await["client"].as_str().map(str::to_owned);
+    (answer.status, client, !stack.store.received().is_empty())
+}
+
+/// A public bucket for some networks, behind trusted proxies or not.
+fn from_networks(store: &Store, trusted: &str) -> String {
+    let rules = r#"auth: { enabled: false }
+  allow_networks: [192.0.2.0/24, "2001:db8::/32"]
+  deny_networks: [192.0.2.66]"#;
+    let server = format!("server: {{ address: 127.0.0.1, port: {{port}}, trusted_proxies: {trusted} }}");
+    config(store, &server, rules)
+}
+
+#[tokio::test]
+async fn a_bucket_is_read_from_its_networks_only() {
+    let store = Store::start().await;
+    store.put("files", "a", "a");
+    let proxy = Proxy::start(&from_networks(&store, "[127.0.0.0/8, 10.0.0.0/8]")).await;
+    let stack = Stack { store, proxy };
+    for (forwarded, status, client) in [
+        (&["192.0.2.1"][..], 200, Some("192.0.2.1")),
+        (&["::ffff:192.0.2.1"], 200, Some("192.0.2.1")),
+        (&["2001:db8::1"], 200, Some("2001:db8::1")),
+        (&["192.0.2.1", "10.0.0.1, 10.0.0.2"], 200, Some("192.0.2.1")),
+        (&["192.0.2.66"], 403, Some("192.0.2.66")),
+        (&["203.0.113.1"], 403, Some("203.0.113.1")),
+        (&["192.0.2.1, 203.0.113.1"], 403, Some("203.0.113.1")),
+        (&["192.0.2.1, 203.0.113.1", "10.0.0.1"], 403, Some("203.0.113.1")),
+        (&["192.0.2.1, nonsense"], 403, None),
+        (&["\u{fffd}"], 403, None),
+        (&[], 403, Some("127.0.0.1")),
+    ] {
+        let (found, from, asked) = read_as(&stack, "/files/a", forwarded).await;
+        assert_eq!((found, from.as_deref(), asked), (status, client, status == 200), "{forwarded:?}");
+    }
+    assert!(stack.proxy.metric("yatagarasu_rejections_total{reason=\"network\"}").await >= 6.0);
+}
+
+#[tokio::test]
+async fn a_forged_address_changes_nothing() {
+    let store = Store::start().await;
+    store.put("files", "a", "a");
+    let proxy = Proxy::start(&from_networks(&store, "[10.0.0.0/8]")).await;
+    let stack = Stack { store, proxy };
+    for forwarded in ["192.0.2.1", "10.0.0.1", "192.0.2.1, 10.0.0.1", "127.0.0.1", "nonsense"] {
+        let (status, client, asked) = read_as(&stack, "/files/a", &[forwarded]).await;
+        assert_eq!((status, client.as_deref(), asked), (403, Some("127.0.0.1"), false), "{forwarded}");
+    }
+    // Whom to trust is hot, like everything about access.
+    stack.proxy.write_config(&from_networks(&stack.store, "[127.0.0.1]"));
+    stack.proxy.hangup().await;
+    assert_eq!(read_as(&stack, "/files/a", &["192.0.2.1"]).await.0, 200);
+}

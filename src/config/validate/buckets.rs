@@ -43,7 +43,7 @@ impl Validator<'_, '_> {
                 let shown = name.clone().unwrap_or_else(|| place.to_string());
                 prefixes.entry(prefix.clone()).or_default().push((index, shown));
             }
-            let policy = self.policy(bucket.auth.as_ref(), &place, name.as_deref(), jwt);
+            let policy = self.policy(bucket, &place, name.as_deref(), jwt);
             let has_own_keys = bucket.s3.as_ref().is_some_and(|s3| s3.access_key.is_some());
             let s3_place = place.key("s3");
             let store = match &mut bucket.s3 {

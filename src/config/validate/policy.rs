@@ -4,8 +4,9 @@ use super::Validator;
 use super::jwt::Jwt;
 use crate::auth::Rule;
 use crate::auth::claims::Condition;
+use crate::auth::networks::{Network, Networks};
 use crate::auth::pattern::Pattern;
-use crate::auth::policy::{PathRule, Policy, Rules};
+use crate::auth::policy::{PathRule, Policy, Readers, Rules};
 use crate::config::file;
 use crate::config::problem::Place;
 
@@ -15,20 +16,56 @@ const MAX_RULES: usize = 1000;
 impl Validator<'_, '_> {
     pub fn policy(
         &mut self,
-        auth: Option<&file::Auth>,
-        bucket: &Place,
+        bucket: &file::Bucket,
+        place: &Place,
         name: Option<&str>,
         jwt: Option<&Jwt>,
     ) -> Option<Policy> {
-        let place = bucket.key("auth");
+        let mut list = |networks: &Option<Vec<String>>, key: &str| {
+            networks.as_ref().map(|networks| {
+                let place = place.key(key);
+                if networks.is_empty() && !self.problems.any_at(&place) {
+                    self.problems.push(place.clone(), "is empty; leave the key out");
+                }
+                self.networks(networks, &place)
+            })
+        };
+        let networks = Networks {
+            allow: list(&bucket.allow_networks, "allow_networks"),
+            deny: list(&bucket.deny_networks, "deny_networks").unwrap_or_default(),
+        };
+        let readers = self.readers(bucket.auth.as_ref(), &place.key("auth"), name, jwt)?;
+        Some(Policy { networks, readers })
+    }
+
+    pub fn networks(&mut self, networks: &[String], place: &Place) -> Vec<Network> {
+        let mut valid = Vec::new();
+        for (index, text) in networks.iter().enumerate() {
+            let place = place.index(index);
+            match Network::parse(text) {
+                Ok(network) => valid.push(network),
+                Err(_) if self.problems.any_at(&place) => {}
+                Err(why) => self.refuse(&place, text, why),
+            }
+        }
+        valid
+    }
+
+    fn readers(
+        &mut self,
+        auth: Option<&file::Auth>,
+        place: &Place,
+        name: Option<&str>,
+        jwt: Option<&Jwt>,
+    ) -> Option<Readers> {
         let Some(auth) = auth else {
-            if !self.problems.any_at(&place) {
+            if !self.problems.any_at(place) {
                 self.warnings.push(format!(
                     "{place}: bucket `{}` is public, because it has no `auth`; write `auth: {{ enabled: false }}` if that is meant",
                     name.unwrap_or_default(),
                 ));
             }
-            return Some(Policy::Whole(Rule::Public));
+            return Some(Readers::Whole(Rule::Public));
         };
         let conditions = self.conditions(&auth.claims, &place.key("claims"));
         if !auth.enabled {
@@ -36,7 +73,7 @@ impl Validator<'_, '_> {
                 let why = "mean nothing beside `enabled: false`, which makes the bucket public; leave one of them out";
                 self.problems.push(place.key("rules"), why);
             }
-            return Some(Policy::Whole(Rule::Public));
+            return Some(Readers::Whole(Rule::Public));
         }
         match (&auth.rules, jwt) {
             (Some(rules), _) => {
@@ -45,7 +82,7 @@ impl Validator<'_, '_> {
                     Some(jwt) => jwt.rule(jwt.sources.clone(), [conditions.clone(), more].concat()),
                     None => None,
                 };
-                self.rules(rules, &place.key("rules"), jwt.is_some(), token_rule).map(Policy::ByPath)
+                self.rules(rules, &place.key("rules"), jwt.is_some(), token_rule).map(Readers::ByPath)
             }
             (None, None) => {
                 self.problems.push(
@@ -54,8 +91,8 @@ impl Validator<'_, '_> {
                 );
                 None
             }
-            (None, Some(jwt)) if !jwt.enabled => Some(Policy::Whole(Rule::Public)),
-            (None, Some(jwt)) => jwt.rule(jwt.sources.clone(), conditions).map(Policy::Whole),
+            (None, Some(jwt)) if !jwt.enabled => Some(Readers::Whole(Rule::Public)),
+            (None, Some(jwt)) => jwt.rule(jwt.sources.clone(), conditions).map(Readers::Whole),
         }
     }
 
