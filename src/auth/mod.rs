@@ -5,6 +5,7 @@
 
 pub mod claims;
 pub mod keys;
+pub mod links;
 pub mod networks;
 pub mod pattern;
 pub mod policy;
@@ -18,6 +19,7 @@ use thiserror::Error;
 
 use claims::{Claims, Condition};
 use keys::Verifier;
+use links::InvalidLink;
 use token::Source;
 
 /// Why a request is not authorized. The texts are safe to show: no token, no claim's value.
@@ -58,6 +60,8 @@ pub enum Denied {
     /// Where there are rules, what none allows is refused.
     #[error("No rule allows it")]
     NoRule,
+    #[error("{0}")]
+    Link(InvalidLink),
 }
 
 impl Denied {
@@ -73,7 +77,7 @@ impl Denied {
         match self {
             Self::NoToken | Self::Unconfigured => Some("Bearer".to_owned()),
             Self::Claim { .. } => Some("Bearer error=\"insufficient_scope\"".to_owned()),
-            Self::Network | Self::Rule | Self::NoRule => None,
+            Self::Network | Self::Rule | Self::NoRule | Self::Link(_) => None,
             _ => Some(format!("Bearer error=\"invalid_token\", error_description=\"{self}\"")),
         }
     }

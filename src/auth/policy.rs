@@ -10,6 +10,7 @@ use std::time::SystemTime;
 
 use http::{HeaderMap, Method};
 
+use super::links::{InvalidLink, Links, Object};
 use super::networks::Networks;
 use super::pattern::Pattern;
 use super::{Denied, Principal, Rule};
@@ -18,7 +19,8 @@ use super::{Denied, Principal, Rule};
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'r> {
     pub method: &'r Method,
-    /// The decoded key.
+    pub object: Object<'r>,
+    /// The decoded key: the end of the object's path.
     pub key: &'r str,
     pub headers: &'r HeaderMap,
     /// Without the `?`.
@@ -30,12 +32,13 @@ pub struct Request<'r> {
 #[derive(Debug)]
 pub struct Policy {
     pub networks: Networks,
+    pub links: Option<Links>,
     pub readers: Readers,
 }
 
 #[derive(Debug)]
 pub enum Readers {
-    /// Of every object the same.
+    /// Of every object the same; [`Rule::Closed`] for signed links alone.
     Whole(Rule),
     ByPath(Rules),
 }
@@ -45,11 +48,39 @@ impl Policy {
         if !self.networks.permit(request.address) {
             return Err(Denied::Network);
         }
-        match &self.readers {
-            Readers::Whole(rule) => rule.authorize(request.headers, request.query, now),
-            Readers::ByPath(rules) => {
+        let deciding = self.readers.deciding(request);
+        // A link stands in for a token, and for a rule; it does not undo a denial.
+        if !matches!(deciding, Ok((Rule::Public, _)) | Err(Denied::Rule))
+            && let Some(links) = &self.links
+            && let Some(opened) = links.check(request.object, request.query, request.address, now)
+        {
+            return opened.map(|()| Principal::default()).map_err(Denied::Link);
+        }
+        let (rule, pattern) = deciding?;
+        if matches!(rule, Rule::Closed) {
+            return Err(Denied::Link(InvalidLink::Missing));
+        }
+        let principal = rule.authorize(request.headers, request.query, now)?;
+        // With enforcement off there are no claims, and everybody may read.
+        if let Some(pattern) = pattern
+            && let Some(claim) = pattern.claim()
+            && !matches!(rule, Rule::Public)
+            && !pattern.admits(request.key, &principal.claims)
+        {
+            return Err(Denied::Claim { claim: claim.to_owned() });
+        }
+        Ok(principal)
+    }
+}
+
+impl Readers {
+    /// The rule for an object, and the pattern that it stands beside.
+    fn deciding(&self, request: &Request<'_>) -> Result<(&Rule, Option<&Pattern>), Denied> {
+        match self {
+            Self::Whole(rule) => Ok((rule, None)),
+            Self::ByPath(rules) => {
                 let rule = rules.deciding(request.method, request.key).ok_or(Denied::NoRule)?;
-                rule.authorize(request, now)
+                Ok((rule.allowed.as_ref().ok_or(Denied::Rule)?, Some(&rule.pattern)))
             }
         }
     }
@@ -61,24 +92,11 @@ pub struct PathRule {
     pub pattern: Pattern,
     /// It decides about HEAD alone; otherwise about GET and HEAD, which is GET without the content.
     pub is_for_head: bool,
-    /// Who may read; `None` for nobody.
+    /// Who may read, [`Rule::Closed`] for signed links alone; `None` for nobody.
     pub allowed: Option<Rule>,
 }
 
 impl PathRule {
-    fn authorize(&self, request: &Request<'_>, now: SystemTime) -> Result<Principal, Denied> {
-        let rule = self.allowed.as_ref().ok_or(Denied::Rule)?;
-        let principal = rule.authorize(request.headers, request.query, now)?;
-        // With enforcement off there are no claims, and everybody may read.
-        if let Some(claim) = self.pattern.claim()
-            && !matches!(rule, Rule::Public)
-            && !self.pattern.admits(request.key, &principal.claims)
-        {
-            return Err(Denied::Claim { claim: claim.to_owned() });
-        }
-        Ok(principal)
-    }
-
     fn takes(&self, method: &Method) -> bool {
         *method == Method::HEAD || (!self.is_for_head && *method == Method::GET)
     }
@@ -197,7 +215,8 @@ mod tests {
             headers.insert(AUTHORIZATION, bearer);
         }
         let method: Method = method.parse().expect("a method");
-        let request = Request { method: &method, key, headers: &headers, query: "", address: None };
+        let object = Object { bucket: "bucket", path: key };
+        let request = Request { method: &method, object, key, headers: &headers, query: "", address: None };
         match policy.authorize(&request, UNIX_EPOCH + NOW) {
             Ok(_) => Read,
             Err(Denied::NoToken) => Token,
@@ -246,7 +265,7 @@ mod tests {
             ("GET", "**/${claim.sub}/inbox/**", Role("reader")),
         ]);
         let policies = [parts, methods, site, folders]
-            .map(|rules| Policy { networks: Networks::default(), readers: Readers::ByPath(rules) });
+            .map(|rules| Policy { networks: Networks::default(), links: None, readers: Readers::ByPath(rules) });
         let [parts, methods, site, folders] = &policies;
         let table = [
             // Public, and a part of it that nobody reads.

@@ -232,11 +232,28 @@ pub struct Auth {
     pub claims: Vec<Claim>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rules: Option<Vec<PathRule>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signed_links: Option<SignedLinks>,
 }
 
 impl Default for Auth {
     fn default() -> Self {
-        Self { enabled: true, claims: Vec::new(), rules: None }
+        Self { enabled: true, claims: Vec::new(), rules: None, signed_links: None }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SignedLinks {
+    pub secret: Option<Secret>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub previous_secret: Option<Secret>,
+    pub max_ttl_seconds: u64,
+}
+
+impl Default for SignedLinks {
+    fn default() -> Self {
+        Self { secret: None, previous_secret: None, max_ttl_seconds: 86_400 }
     }
 }
 

@@ -11,6 +11,7 @@ use http::{Method, Version};
 use percent_encoding::percent_decode_str;
 
 use super::rejection::Rejection;
+use crate::auth::links::Object;
 use crate::auth::policy;
 use crate::config::Bucket;
 use crate::generation::Generation;
@@ -78,13 +79,14 @@ pub fn admit(
     }
     let path = routing::decode(request.uri.path()).map_err(Rejection::Path)?;
     let (bucket, key) = generation.config.routes.find(&path).ok_or(Rejection::NoRoute)?;
-    read(bucket, key, request, address, now)
+    read(bucket, &path, key, request, address, now)
         .map_err(|rejection| Refusal { bucket: Some(bucket.clone()), rejection })
 }
 
 /// Whether an object of a bucket may be read.
 fn read(
     bucket: &Arc<Bucket>,
+    path: &str,
     key: &str,
     request: &Parts,
     address: Option<IpAddr>,
@@ -95,7 +97,14 @@ fn read(
     if key.len() > MAX_KEY_BYTES {
         return Err(Rejection::LongKey);
     }
-    let asked = policy::Request { method: &request.method, key, headers: &request.headers, query, address };
+    let asked = policy::Request {
+        method: &request.method,
+        object: Object { bucket: &bucket.name, path },
+        key,
+        headers: &request.headers,
+        query,
+        address,
+    };
     bucket.policy.authorize(&asked, now).map_err(Rejection::Denied)?;
     if has_body(request) {
         return Err(Rejection::Body);

@@ -96,6 +96,7 @@ impl Rejection {
                 Denied::NoToken => (401, "AccessDenied", "no_token"),
                 Denied::Expired => (401, "AccessDenied", "expired"),
                 Denied::Claim { .. } => (403, "AccessDenied", "claim"),
+                Denied::Link(_) => (403, "AccessDenied", "link"),
                 Denied::Unconfigured => (403, "AccessDenied", "unconfigured"),
                 Denied::Network => (403, "AccessDenied", "network"),
                 Denied::Rule => (403, "AccessDenied", "deny_rule"),

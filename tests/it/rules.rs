@@ -185,3 +185,96 @@ async fn a_forged_address_changes_nothing() {
     stack.proxy.hangup().await;
     assert_eq!(read_as(&stack, "/files/a", &["192.0.2.1"]).await.0, 200);
 }
+
+/// What `yatagarasu sign` prints, or its complaint.
+fn sign(proxy: &Proxy, arguments: &[&str]) -> Result<String, String> {
+    let config = proxy.config_path();
+    let output = proxy::run(&[&["sign", "--config", config.to_str().expect("plain")], arguments].concat());
+    let text = |bytes| String::from_utf8(bytes).expect("a text").trim_end().to_owned();
+    if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
+}
+
+const LINKS: &str = r#"auth:
+    rules:
+    - { path: "public/**", allow: public }
+    - { path: "denied/**", deny: true }
+    - { path: "reports/**", claims: [{ claim: role, operator: equals, value: reader }] }
+    signed_links: { secret: a-link-secret-of-at-least-32-characters, max_ttl_seconds: 7200 }"#;
+
+#[tokio::test]
+async fn a_link_opens_one_object_and_what_denies_it_stays() {
+    let keys = ["public/a", "denied/a", "reports/a b", "reports/b", "other"];
+    let stack = stack(&keys, JWT, LINKS).await;
+    let reports = sign(&stack.proxy, &["/files/reports/a%20b"]).expect("a link");
+    let query = reports.split_once('?').expect("a query").1;
+    for (target, status) in [
+        (reports.clone(), 200),
+        (format!("{reports}&partNumber=1"), 200),
+        (format!("/files/reports%2fa%20b?{query}"), 200),
+        (format!("{reports}&versionId=1"), 403),
+        (format!("/files/reports/b?{query}"), 403),
+        (format!("/files/other?{query}"), 403),
+        (reports.replace("expires=", "expires=1"), 403),
+        (sign(&stack.proxy, &["/files/other"]).expect("a link"), 200),
+        (sign(&stack.proxy, &["/files/denied/a"]).expect("a link"), 403),
+        (format!("/files/public/a?{query}"), 200),
+    ] {
+        stack.store.received();
+        let answer = ask(stack.proxy.address, "GET", &target).await;
+        assert_eq!(answer.status, status, "{target}");
+        let received = stack.store.received();
+        assert_eq!(received.len(), usize::from(status == 200), "{target}");
+        assert!(!format!("{received:?}").contains("expires"), "the link reached the store");
+    }
+    assert_eq!(ask(stack.proxy.address, "HEAD", &reports).await.status, 200);
+    // A good token does not help a bad link: what was asked for is what was signed.
+    let reader = token(json!({ "role": "reader" }));
+    let bad = format!("/files/reports/b?{query}");
+    assert_eq!(stack.proxy.get_as(&bad, &reader).await.status(), 403);
+    assert_eq!(stack.proxy.get_as("/files/reports/b", &reader).await.status(), 200);
+    let signature = query.split_once("signature=").expect("a signature").1;
+    assert!(!stack.proxy.log_text().contains(signature), "a signature is in the log");
+}
+
+#[tokio::test]
+async fn links_alone_need_no_keys_and_their_secret_rotates() {
+    let auth = |links: &str| format!("auth: {{ signed_links: {{ {links} }} }}");
+    let old = "secret: the-old-secret-of-at-least-32-characters";
+    let new = "secret: the-new-secret-of-at-least-32-characters";
+    let stack = stack(&["a"], "", &auth(old)).await;
+    let link = sign(&stack.proxy, &[&stack.proxy.url("/files/a")]).expect("a link");
+    let status = async |url: &str| http().get(url).send().await.expect("an answer").status().as_u16();
+    assert_eq!(status(&link).await, 200);
+    assert_eq!(status(&stack.proxy.url("/files/a")).await, 403);
+    for (links, expected) in [(format!("{new}, previous_{old}"), 200), (new.to_owned(), 403)] {
+        stack.proxy.write_config(&config(&stack.store, "", &auth(&links)));
+        stack.proxy.hangup().await;
+        assert_eq!(status(&link).await, expected, "{links}");
+        let fresh = sign(&stack.proxy, &[&stack.proxy.url("/files/a")]).expect("a link");
+        assert_eq!(status(&fresh).await, 200, "{links}");
+    }
+    let here = sign(&stack.proxy, &[&stack.proxy.url("/files/a"), "--network", "127.0.0.0/8"]);
+    assert_eq!(status(&here.expect("a link")).await, 200);
+    let elsewhere = sign(&stack.proxy, &[&stack.proxy.url("/files/a"), "--network", "192.0.2.0/24"]);
+    assert_eq!(status(&elsewhere.expect("a link")).await, 403);
+}
+
+#[tokio::test]
+async fn no_link_is_made_that_would_not_open() {
+    let stack = stack(&[], JWT, LINKS).await;
+    for (arguments, part) in [
+        (&["/elsewhere/a"][..], "no bucket is served at `/elsewhere/a`"),
+        (&["/files/"], "names no object"),
+        (&["/files/a?b=c"], "has a query"),
+        (&["/files/a/../b"], "`.` or `..`"),
+        (&["/files/a", "--ttl", "3h"], "1 to 7200 seconds"),
+        (&["/files/a", "--ttl", "0s"], "1 to 7200 seconds"),
+        (&["/files/a", "--network", "here"], "`here` is not a network"),
+    ] {
+        let complaint = sign(&stack.proxy, arguments).expect_err("no link");
+        assert!(complaint.contains(part), "{complaint}");
+    }
+    let stack = Stack::start().await;
+    let complaint = sign(&stack.proxy, &["/papers/a"]).expect_err("no link");
+    assert!(complaint.contains("has no `auth.signed_links`"), "{complaint}");
+}

@@ -1,17 +1,24 @@
 //! The part of a bucket that says who may read.
 
+use std::time::Duration;
+
 use super::Validator;
 use super::jwt::Jwt;
 use crate::auth::Rule;
 use crate::auth::claims::Condition;
+use crate::auth::links::{Links, MIN_SECRET_CHARACTERS};
 use crate::auth::networks::{Network, Networks};
 use crate::auth::pattern::Pattern;
 use crate::auth::policy::{PathRule, Policy, Readers, Rules};
 use crate::config::file;
 use crate::config::problem::Place;
+use crate::secret::Secret;
 
 /// More rules than this for one bucket belong into the claims of tokens.
 const MAX_RULES: usize = 1000;
+
+/// A week, as for the signed URLs of S3.
+const MAX_TTL_SECONDS: u64 = 604_800;
 
 impl Validator<'_, '_> {
     pub fn policy(
@@ -34,8 +41,10 @@ impl Validator<'_, '_> {
             allow: list(&bucket.allow_networks, "allow_networks"),
             deny: list(&bucket.deny_networks, "deny_networks").unwrap_or_default(),
         };
+        let links = bucket.auth.as_ref().and_then(|auth| auth.signed_links.as_ref());
+        let links = links.map(|links| self.links(links, &place.key("auth").key("signed_links")));
         let readers = self.readers(bucket.auth.as_ref(), &place.key("auth"), name, jwt)?;
-        Some(Policy { networks, readers })
+        Some(Policy { networks, links, readers })
     }
 
     pub fn networks(&mut self, networks: &[String], place: &Place) -> Vec<Network> {
@@ -69,31 +78,59 @@ impl Validator<'_, '_> {
         };
         let conditions = self.conditions(&auth.claims, &place.key("claims"));
         if !auth.enabled {
-            if auth.rules.is_some() {
-                let why = "mean nothing beside `enabled: false`, which makes the bucket public; leave one of them out";
-                self.problems.push(place.key("rules"), why);
+            for (key, is_given) in
+                [("rules", auth.rules.is_some()), ("signed_links", auth.signed_links.is_some())]
+            {
+                if is_given {
+                    let why = "means nothing beside `enabled: false`, which makes the bucket public; leave one of them out";
+                    self.problems.push(place.key(key), why);
+                }
             }
             return Some(Readers::Whole(Rule::Public));
         }
-        match (&auth.rules, jwt) {
-            (Some(rules), _) => {
-                let token_rule = |more| match jwt {
-                    Some(jwt) if !jwt.enabled => Some(Rule::Public),
-                    Some(jwt) => jwt.rule(jwt.sources.clone(), [conditions.clone(), more].concat()),
-                    None => None,
-                };
+        let has_links = auth.signed_links.is_some();
+        let token_rule = |more: Vec<Condition>| match jwt {
+            Some(jwt) if !jwt.enabled => Some(Rule::Public),
+            Some(jwt) => jwt.rule(jwt.sources.clone(), [conditions.clone(), more].concat()),
+            // Without keys, conditions are something that nobody could satisfy.
+            None => (has_links && conditions.is_empty() && more.is_empty()).then_some(Rule::Closed),
+        };
+        match &auth.rules {
+            Some(rules) => {
                 self.rules(rules, &place.key("rules"), jwt.is_some(), token_rule).map(Readers::ByPath)
             }
-            (None, None) => {
-                self.problems.push(
-                    place.key("enabled"),
-                    "authentication needs keys, and there is no `jwt` block; add one, or set `enabled: false`",
-                );
-                None
+            None => {
+                let rule = token_rule(Vec::new());
+                if jwt.is_none() && rule.is_none() {
+                    self.problems.push(
+                        place.key("enabled"),
+                        "authentication needs keys, and there is no `jwt` block; add one, or set `enabled: false`",
+                    );
+                }
+                rule.map(Readers::Whole)
             }
-            (None, Some(jwt)) if !jwt.enabled => Some(Readers::Whole(Rule::Public)),
-            (None, Some(jwt)) => jwt.rule(jwt.sources.clone(), conditions).map(Readers::Whole),
         }
+    }
+
+    fn links(&mut self, links: &file::SignedLinks, place: &Place) -> Links {
+        if links.secret.is_none() {
+            self.missing(place.key("secret"), "links are signed with it");
+        }
+        let secrets = [("secret", &links.secret), ("previous_secret", &links.previous_secret)];
+        for (key, secret) in secrets {
+            let is_short = |secret: &Secret| secret.expose().chars().count() < MIN_SECRET_CHARACTERS;
+            if secret.as_ref().is_some_and(is_short) {
+                let why = format!("is shorter than {MIN_SECRET_CHARACTERS} characters");
+                self.problems.push(place.key(key), why);
+            }
+        }
+        let seconds = links.max_ttl_seconds;
+        if !(1..=MAX_TTL_SECONDS).contains(&seconds) {
+            let why = format!("is out of range; use 1 to {MAX_TTL_SECONDS}");
+            self.refuse(&place.key("max_ttl_seconds"), &seconds.to_string(), why);
+        }
+        let secrets: Vec<&Secret> = secrets.into_iter().filter_map(|(_, secret)| secret.as_ref()).collect();
+        Links::new(&secrets, Duration::from_secs(seconds))
     }
 
     /// `token_rule` is for whoever has a token that satisfies some more conditions.
@@ -167,17 +204,22 @@ impl Validator<'_, '_> {
             let why = "holds a claim, and `allow: public` and `deny: true` look at no token; write `*` for any segment";
             self.problems.push(place.key("path"), why);
         }
-        if needs_token && !has_keys {
-            let why = "the rule asks for a token, which needs keys, and there is no `jwt` block; add one, or write `allow: public` or `deny: true`";
-            self.problems.push(place.clone(), why);
-        }
         if self.problems.count() > before {
             return None;
         }
         let allowed = match (rule.deny, &rule.allow) {
             (true, _) => None,
             (false, Some(_)) => Some(Rule::Public),
-            (false, None) => Some(token_rule(conditions)?),
+            (false, None) => {
+                // A claim that is bound is a condition, too.
+                let is_bound = pattern.as_ref().is_some_and(|pattern| pattern.claim().is_some());
+                let rule = token_rule(conditions).filter(|rule| !(is_bound && matches!(rule, Rule::Closed)));
+                if rule.is_none() && !has_keys {
+                    let why = "the rule asks for a token, which needs keys, and there is no `jwt` block; add one, or write `allow: public` or `deny: true`";
+                    self.problems.push(place.clone(), why);
+                }
+                Some(rule?)
+            }
         };
         Some(PathRule { pattern: pattern?, is_for_head, allowed })
     }
