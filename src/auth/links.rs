@@ -1,6 +1,6 @@
 //! Signed links: a URL that opens one object for a while, for whoever has it.
 //!
-//! The signature is HMAC-SHA256 (RFC 2104) over a text of six lines; see [`text`]. Knows no rules; the
+//! The signature is HMAC-SHA256 (RFC 2104) over a text of six lines. Knows no rules; the
 //! time and the client's address are arguments.
 
 use std::borrow::Cow;
@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::hmac;
-use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use thiserror::Error;
 
 use super::networks::Network;
@@ -17,6 +17,9 @@ use crate::secret::Secret;
 
 /// The shortest secret, in characters.
 pub const MIN_SECRET_CHARACTERS: usize = 32;
+
+/// What is encoded in the value of a parameter: all but digits, letters and dots.
+const VALUE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'.');
 
 /// What a link opens.
 #[derive(Debug, Clone, Copy)]
@@ -117,7 +120,7 @@ impl Links {
         let mut query = format!("expires={expires}");
         if let Some(network) = network {
             // Writing to a String cannot fail.
-            let _ = write!(query, "&network={}", utf8_percent_encode(network, NON_ALPHANUMERIC));
+            let _ = write!(query, "&network={}", utf8_percent_encode(network, VALUE));
         }
         query.push_str("&signature=");
         if let Some(key) = self.keys.first() {

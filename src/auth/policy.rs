@@ -132,7 +132,7 @@ impl Rules {
         let mut covering = self.0.iter().skip_while(|rule| !rule.pattern.covers(key));
         let first = covering.next()?;
         std::iter::once(first)
-            .chain(covering.take_while(|rule| rule.pattern == first.pattern))
+            .chain(covering.filter(|rule| rule.pattern == first.pattern))
             .find(|rule| rule.takes(method))
     }
 }
@@ -252,6 +252,8 @@ mod tests {
             ("HEAD", "probe/**", Everybody),
             ("GET", "open/**", Everybody),
             ("HEAD", "open/**", Nobody),
+            ("HEAD", "zone/**", Everybody),
+            ("GET", "zone/**", Bearer),
         ]);
         let site = rules(&[
             ("GET", "**", Everybody),
@@ -330,6 +332,9 @@ mod tests {
             (methods, "GET", "probe/a", &ann, NoRule),
             (methods, "GET", "open/a", &none, Read),
             (methods, "HEAD", "open/a", &ann, Denies),
+            (methods, "HEAD", "zone/a", &none, Read),
+            (methods, "GET", "zone/a", &none, Token),
+            (methods, "GET", "zone/a", &ann, Read),
             // An open bucket with closed parts.
             (site, "GET", "index.html", &none, Read),
             (site, "GET", "a/b", &none, Read),

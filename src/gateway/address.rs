@@ -1,7 +1,6 @@
 //! The address that a request comes from, where proxies that are trusted to say so stand in between.
 
-use std::net::IpAddr;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, HeaderName};
 
