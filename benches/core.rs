@@ -40,7 +40,7 @@ fn sign(c: &mut Criterion) {
     c.bench_function("sign", |b| b.iter(|| signer.sign(black_box(object), now())));
 
     let client = request(0, None);
-    let admission = admit(&generation, &client, now()).expect("admitted");
+    let admission = admit(&generation, &client, None, now()).expect("admitted");
     c.bench_function("signed-request", |b| {
         b.iter(|| signed_request(black_box(&client), admission.bucket(), &admission, now()));
     });
@@ -72,7 +72,7 @@ fn authorize(c: &mut Criterion) {
         let request = request(0, Some(&token(algorithm, &signing)));
         group.bench_function(format!("{algorithm:?}"), |b| {
             b.iter(|| {
-                config.buckets[0].rule.authorize(black_box(&request.headers), "", now()).expect("good")
+                subject::rule(&config).authorize(black_box(&request.headers), "", now()).expect("good")
             });
         });
     }
@@ -128,7 +128,7 @@ fn claims(c: &mut Criterion) {
     ];
     let auth = format!("auth: {{ enabled: true, claims: [{}] }}", conditions.join(", "));
     let config = load(&config_text(1, &auth));
-    let Rule::Token { conditions, .. } = &config.buckets[0].rule else { panic!("the rule asks for a token") };
+    let Rule::Token { conditions, .. } = subject::rule(&config) else { panic!("the rule asks for a token") };
     let claims = json!({
         "sub": "ann", "role": "reader", "department": { "name": "web" }, "groups": ["a", "b", "c"], "level": 5
     });
@@ -145,7 +145,7 @@ fn decide(c: &mut Criterion) {
         let generation = generation(10, auth);
         let request = request(7, token);
         group.bench_function(name, |b| {
-            b.iter(|| admit(&generation, black_box(&request), now()).expect("admitted"));
+            b.iter(|| admit(&generation, black_box(&request), None, now()).expect("admitted"));
         });
     }
 }

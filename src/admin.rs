@@ -354,7 +354,7 @@ pub fn refusal(denied: &Denied) -> Answer {
     } else {
         error(403, &format!("Forbidden: {denied}"))
     };
-    answer.challenge(&denied.challenge()).uncached()
+    answer.challenge(denied.challenge().as_deref()).uncached()
 }
 
 fn error(status: u16, message: &str) -> Answer {

@@ -30,10 +30,11 @@ impl Answer {
     }
 
     /// How to authenticate (RFC 6750, section 3).
-    pub fn challenge(self, challenge: &str) -> Self {
-        match HeaderValue::from_str(challenge) {
-            Ok(challenge) => self.with(WWW_AUTHENTICATE, challenge),
-            Err(_) => self.with(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")),
+    pub fn challenge(self, challenge: Option<&str>) -> Self {
+        match challenge.map(HeaderValue::from_str) {
+            None => self,
+            Some(Ok(challenge)) => self.with(WWW_AUTHENTICATE, challenge),
+            Some(Err(_)) => self.with(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")),
         }
     }
 

@@ -46,6 +46,8 @@ pub enum Command {
     Reload(Reload),
     /// Print a token that the configuration accepts (HS algorithms only)
     Token(Token),
+    /// Print a link that opens one object for a while
+    Sign(Sign),
 }
 
 #[derive(Debug, Subcommand)]
@@ -89,6 +91,24 @@ pub struct Token {
     /// How long the token is valid, as `90s`, `1h` or `7d`
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = humantime::parse_duration)]
     pub ttl: Duration,
+}
+
+#[derive(Debug, Args)]
+pub struct Sign {
+    #[command(flatten)]
+    pub config: ConfigFile,
+
+    /// The object, as `https://files.example/products/a.pdf` or `/products/a.pdf`, percent-encoded
+    #[arg(value_name = "URL")]
+    pub url: String,
+
+    /// How long the link is valid, as `90s`, `1h` or `7d`
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = humantime::parse_duration)]
+    pub ttl: Duration,
+
+    /// The only network that the link is good from, as `192.0.2.0/24`
+    #[arg(long, value_name = "NETWORK")]
+    pub network: Option<String>,
 }
 
 fn claim(text: &str) -> Result<(String, Value), String> {

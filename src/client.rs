@@ -1,15 +1,20 @@
-//! What the program does as a client of a running server: mint tokens, ask for a reload.
+//! What the program does as a client of a running server: mint tokens and links, ask for
+//! a reload.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use http::Uri;
 use serde_json::Value;
 use thiserror::Error;
 
 use crate::auth::claims::{self, Claims};
 use crate::auth::keys;
+use crate::auth::links::Object;
+use crate::auth::networks::Network;
 use crate::config::{Config, Minting};
+use crate::routing;
 
 /// Longer than the server gives a reload.
 const PATIENCE: Duration = Duration::from_secs(40);
@@ -52,6 +57,33 @@ fn mint(minting: &Minting, given: &[(String, Value)], ttl: Duration) -> Result<S
         claims::insert(&mut token, name, value.clone());
     }
     keys::mint(minting.algorithm, &minting.secret, &token).context("the token cannot be signed")
+}
+
+/// A link to an object, with the secret of its bucket. `url` is absolute, or only a path.
+pub fn sign(config: &Config, url: &str, ttl: Duration, network: Option<&str>) -> Result<String> {
+    let uri: Uri = url.parse().with_context(|| format!("`{url}` is not a URL; percent-encode its path"))?;
+    ensure!(!url.contains(['?', '#']), "`{url}` has a query or a fragment already; leave it out");
+    let path = routing::decode(uri.path()).with_context(|| format!("`{url}`"))?;
+    let (bucket, key) =
+        config.routes.find(&path).with_context(|| format!("no bucket is served at `{path}`"))?;
+    ensure!(!key.is_empty(), "`{url}` names no object");
+    let name = &bucket.name;
+    let links = bucket
+        .policy
+        .links
+        .as_ref()
+        .with_context(|| format!("the bucket `{name}` has no `auth.signed_links`; add them"))?;
+    let longest = links.max_ttl.as_secs();
+    ensure!(
+        (1..=longest).contains(&ttl.as_secs()),
+        "a link of the bucket `{name}` is valid for 1 to {longest} seconds"
+    );
+    if let Some(network) = network {
+        Network::parse(network).map_err(|why| anyhow!("`{network}` {why}"))?;
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let object = Object { bucket: name, path: &path };
+    Ok(format!("{url}?{}", links.mint(object, (now + ttl).as_secs(), network)))
 }
 
 /// Asks the server that runs with this configuration to reload.

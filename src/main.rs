@@ -1,4 +1,4 @@
-//! The program: arguments, then one of: run, validate, show, reload, token. Exit codes: 0 fine,
+//! The program: arguments, then one of: run, validate, show, reload, token, sign. Exit codes: 0 fine,
 //! 1 an invalid configuration, a failed start or a failed reload, 2 a wrong command line.
 
 use std::fmt::Display;
@@ -43,6 +43,11 @@ fn main() -> ExitCode {
                     (url, token) => client::reload_configured(&load(&reload.config.path)?, url, token),
                 };
                 print(&report?);
+                Ok(())
+            }
+            Some(Command::Sign(sign)) => {
+                let config = load(&sign.config.path)?;
+                print(&client::sign(&config, &sign.url, sign.ttl, sign.network.as_deref())?);
                 Ok(())
             }
             Some(Command::Token(token)) => {

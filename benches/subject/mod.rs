@@ -9,6 +9,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use pingora::http::RequestHeader;
 use serde_json::json;
+use yatagarasu::auth::Rule;
+use yatagarasu::auth::policy::Readers;
 use yatagarasu::config::stages::Stages;
 use yatagarasu::config::{self, Config, Source};
 use yatagarasu::generation::{Generation, Live};
@@ -77,4 +79,12 @@ pub fn token(algorithm: Algorithm, key: &EncodingKey) -> String {
 
 pub fn hs256() -> String {
     token(Algorithm::HS256, &EncodingKey::from_secret(SECRET.as_bytes()))
+}
+
+/// What the first bucket asks of a token.
+pub fn rule(config: &Config) -> &Rule {
+    match &config.buckets[0].policy.readers {
+        Readers::Whole(rule) => rule,
+        Readers::ByPath(_) => panic!("one rule for the whole bucket"),
+    }
 }

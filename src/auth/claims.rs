@@ -133,7 +133,7 @@ impl Condition {
 
 /// The claim at a dotted path. A claim whose own name holds dots (`https://example.com/roles`) is
 /// found by its name first.
-fn find<'c>(claims: &'c Claims, path: &str) -> Option<&'c Value> {
+pub fn find<'c>(claims: &'c Claims, path: &str) -> Option<&'c Value> {
     if let Some(value) = claims.get(path) {
         return Some(value);
     }

@@ -5,6 +5,10 @@
 
 pub mod claims;
 pub mod keys;
+pub mod links;
+pub mod networks;
+pub mod pattern;
+pub mod policy;
 pub mod token;
 
 use std::sync::Arc;
@@ -13,8 +17,9 @@ use std::time::SystemTime;
 use http::HeaderMap;
 use thiserror::Error;
 
-use claims::Condition;
+use claims::{Claims, Condition};
 use keys::Verifier;
+use links::InvalidLink;
 use token::Source;
 
 /// Why a request is not authorized. The texts are safe to show: no token, no claim's value.
@@ -46,20 +51,34 @@ pub enum Denied {
     /// There is no way to prove anything: no keys are configured.
     #[error("Authentication is not configured")]
     Unconfigured,
+    /// Not from there.
+    #[error("The client's network is not allowed")]
+    Network,
+    /// The rule for the object is to refuse.
+    #[error("A rule denies it")]
+    Rule,
+    /// Where there are rules, what none allows is refused.
+    #[error("No rule allows it")]
+    NoRule,
+    #[error("{0}")]
+    Link(InvalidLink),
 }
 
 impl Denied {
-    /// Whether another token could help; false means that this one was understood and refused.
+    /// Whether another token could help; false means that this one was understood and refused, or that
+    /// none is asked for.
     pub fn is_unauthenticated(&self) -> bool {
-        !matches!(self, Self::Claim { .. } | Self::Unconfigured)
+        !matches!(self, Self::Claim { .. } | Self::Unconfigured | Self::Network | Self::Rule | Self::NoRule)
     }
 
-    /// The `WWW-Authenticate` header (RFC 6750, section 3): no error code when nothing was shown.
-    pub fn challenge(&self) -> String {
+    /// The `WWW-Authenticate` header (RFC 6750, section 3): no error code when nothing was shown, no
+    /// header when no token would be looked at.
+    pub fn challenge(&self) -> Option<String> {
         match self {
-            Self::NoToken | Self::Unconfigured => "Bearer".to_owned(),
-            Self::Claim { .. } => "Bearer error=\"insufficient_scope\"".to_owned(),
-            _ => format!("Bearer error=\"invalid_token\", error_description=\"{self}\""),
+            Self::NoToken | Self::Unconfigured => Some("Bearer".to_owned()),
+            Self::Claim { .. } => Some("Bearer error=\"insufficient_scope\"".to_owned()),
+            Self::Network | Self::Rule | Self::NoRule | Self::Link(_) => None,
+            _ => Some(format!("Bearer error=\"invalid_token\", error_description=\"{self}\"")),
         }
     }
 }
@@ -75,10 +94,11 @@ pub enum Rule {
     Token { verifier: Arc<Verifier>, sources: Arc<[Source]>, conditions: Vec<Condition> },
 }
 
-/// Whom a token speaks for: its `sub`, when it has one.
+/// Whom a token speaks for: its `sub`, when it has one, and all that it claims.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Principal {
     pub subject: Option<String>,
+    pub claims: Claims,
 }
 
 impl Rule {
@@ -94,6 +114,7 @@ impl Rule {
         if let Some(refusing) = conditions.iter().find(|condition| !condition.holds(&claims)) {
             return Err(Denied::Claim { claim: refusing.claim().to_owned() });
         }
-        Ok(Principal { subject: claims.get("sub").and_then(|sub| sub.as_str()).map(str::to_owned) })
+        let subject = claims.get("sub").and_then(|sub| sub.as_str()).map(str::to_owned);
+        Ok(Principal { subject, claims })
     }
 }

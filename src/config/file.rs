@@ -42,6 +42,7 @@ pub struct Server {
     pub keepalive_seconds: u64,
     pub shutdown_grace_seconds: u64,
     pub upgrade_socket: String,
+    pub trusted_proxies: Vec<String>,
 }
 
 impl Default for Server {
@@ -54,6 +55,7 @@ impl Default for Server {
             keepalive_seconds: 75,
             shutdown_grace_seconds: 30,
             upgrade_socket: "/run/yatagarasu/upgrade.sock".to_owned(),
+            trusted_proxies: Vec::new(),
         }
     }
 }
@@ -178,6 +180,10 @@ pub struct Bucket {
     pub s3: Option<S3>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auth: Option<Auth>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allow_networks: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deny_networks: Option<Vec<String>>,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -224,10 +230,52 @@ impl Default for Timeouts {
 pub struct Auth {
     pub enabled: bool,
     pub claims: Vec<Claim>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rules: Option<Vec<PathRule>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signed_links: Option<SignedLinks>,
 }
 
 impl Default for Auth {
     fn default() -> Self {
-        Self { enabled: true, claims: Vec::new() }
+        Self { enabled: true, claims: Vec::new(), rules: None, signed_links: None }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SignedLinks {
+    pub secret: Option<Secret>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub previous_secret: Option<Secret>,
+    pub max_ttl_seconds: u64,
+}
+
+impl Default for SignedLinks {
+    fn default() -> Self {
+        Self { secret: None, previous_secret: None, max_ttl_seconds: 86_400 }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PathRule {
+    pub path: Option<String>,
+    pub methods: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allow: Option<String>,
+    pub deny: bool,
+    pub claims: Vec<Claim>,
+}
+
+impl Default for PathRule {
+    fn default() -> Self {
+        Self {
+            path: None,
+            methods: vec!["GET".to_owned(), "HEAD".to_owned()],
+            allow: None,
+            deny: false,
+            claims: Vec::new(),
+        }
     }
 }

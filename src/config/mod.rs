@@ -27,6 +27,8 @@ use serde_yaml::{Mapping, Value};
 use crate::auth::Rule;
 use crate::auth::claims::Condition;
 use crate::auth::keys::Algorithm;
+use crate::auth::networks::Network;
+use crate::auth::policy::Policy;
 use crate::fault;
 use crate::routing::{Prefix, RouteTable};
 use crate::s3;
@@ -96,6 +98,8 @@ pub struct Server {
     pub shutdown_grace: Duration,
     /// Where a new process waits for the listeners.
     pub upgrade_socket: PathBuf,
+    /// Who is believed about the addresses of clients.
+    pub trusted_proxies: Vec<Network>,
 }
 
 /// The operators' endpoints.
@@ -112,7 +116,7 @@ pub struct Bucket {
     /// The operator's name for it; the label of its metrics.
     pub name: String,
     pub prefix: Prefix,
-    pub rule: Rule,
+    pub policy: Policy,
     pub store: s3::Bucket,
     pub signer: Signer,
     pub trust: Trust,
@@ -211,7 +215,7 @@ impl InService {
 
 /// A hash of what texts become when references are filled in; `None` where one of them cannot be.
 fn hash_of(texts: &[String], references: &mut References<'_>) -> Option<u64> {
-    let became: Result<Vec<String>, _> = texts.iter().map(|text| references.resolve(text)).collect();
+    let became: Result<Vec<String>, _> = texts.iter().map(|text| references.resolve(text, true)).collect();
     Some(KEY.hash_one(became.ok()?))
 }
 

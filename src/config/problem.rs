@@ -109,6 +109,10 @@ impl Problems {
         self.list.is_empty()
     }
 
+    pub fn count(&self) -> usize {
+        self.list.len()
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = &Problem> {
         self.list.iter()
     }

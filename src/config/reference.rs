@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde_yaml::Value;
 use thiserror::Error;
 
-use super::problem::{Place, Problems, is_plain};
+use super::problem::{Place, Problems, Step, is_plain};
 use super::source;
 
 #[derive(Debug, PartialEq, Eq, Error)]
@@ -21,6 +21,10 @@ pub enum Unresolved {
         "holds a `${{…}}` that is no reference; use ${{NAME}}, ${{NAME:-default}} or ${{file:/path}}, and `$$` for a literal `$`"
     )]
     Syntax,
+    #[error(
+        "`${{claim.…}}` means something in the `path` of a bucket's `auth.rules` only; write `$$` for a literal `$`"
+    )]
+    Claim,
     #[error("the environment variable `{0}` is not set; set it, or give a default as ${{{0}:-default}}")]
     Unset(String),
     #[error("the environment variable `{0}` is not UTF-8")]
@@ -73,13 +77,15 @@ impl<'a> References<'a> {
     pub fn fill(&mut self, value: &mut Value, position: &Position<'_>, problems: &mut Problems) {
         match value {
             Value::String(text) if text.contains('$') => {
-                let filled = self.resolve(text);
-                if text.contains("${") {
-                    self.written.insert(position.place(), text.clone());
+                let place = position.place();
+                let filled = self.resolve(text, takes_claims(&place));
+                let is_as_written = filled.as_ref().is_ok_and(|filled| filled == text);
+                if text.contains("${") && !is_as_written {
+                    self.written.insert(place.clone(), text.clone());
                 }
                 match filled {
                     Ok(filled) => *text = filled,
-                    Err(why) => problems.push(position.place(), why.to_string()),
+                    Err(why) => problems.push(place, why.to_string()),
                 }
             }
             Value::Sequence(items) => {
@@ -116,8 +122,8 @@ impl<'a> References<'a> {
         }
     }
 
-    /// A text with its references filled in.
-    pub fn resolve(&mut self, text: &str) -> Result<String, Unresolved> {
+    /// A text with its references filled in; those to claims stay, where they may stand.
+    pub fn resolve(&mut self, text: &str, takes_claims: bool) -> Result<String, Unresolved> {
         let mut filled = String::with_capacity(text.len());
         let mut rest = text;
         while let Some(position) = rest.find('$') {
@@ -128,7 +134,13 @@ impl<'a> References<'a> {
                 rest = after;
             } else if let Some(after) = rest.strip_prefix('{') {
                 let (inner, after) = after.split_once('}').ok_or(Unresolved::Unclosed)?;
-                filled.push_str(&self.look_up(inner)?);
+                if !inner.starts_with("claim.") {
+                    filled.push_str(&self.look_up(inner)?);
+                } else if takes_claims {
+                    filled.extend(["${", inner, "}"]);
+                } else {
+                    return Err(Unresolved::Claim);
+                }
                 rest = after;
             } else {
                 filled.push('$');
@@ -184,6 +196,17 @@ impl<'a> References<'a> {
         let bytes = source::read(&self.directory.join(path), source::MAX_REFERENCED_BYTES);
         self.files.insert(path.to_owned(), bytes.as_ref().ok().cloned());
         bytes.map_err(|why| why.to_string())
+    }
+}
+
+/// Whether `${claim.…}` means something at a place: `buckets[…].auth.rules[…].path`.
+fn takes_claims(place: &Place) -> bool {
+    use Step::{Index, Key};
+    match place.steps() {
+        [Key(buckets), Index(_), Key(auth), Key(rules), Index(_), Key(path)] => {
+            [buckets, auth, rules, path] == ["buckets", "auth", "rules", "path"]
+        }
+        _ => false,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The decision about a request for an object: which bucket, which object, may it be read.
 
 use std::fmt::Write;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -10,6 +11,8 @@ use http::{Method, Version};
 use percent_encoding::percent_decode_str;
 
 use super::rejection::Rejection;
+use crate::auth::links::Object;
+use crate::auth::policy;
 use crate::config::Bucket;
 use crate::generation::Generation;
 use crate::routing;
@@ -60,7 +63,14 @@ impl From<Rejection> for Refusal {
 }
 
 /// Decides; touches no socket, clock or counter.
-pub fn admit(generation: &Generation, request: &Parts, now: SystemTime) -> Result<Admission, Refusal> {
+///
+/// `address` is the client's, where it is known.
+pub fn admit(
+    generation: &Generation,
+    request: &Parts,
+    address: Option<IpAddr>,
+    now: SystemTime,
+) -> Result<Admission, Refusal> {
     if request.method != Method::GET && request.method != Method::HEAD {
         return Err(Rejection::Method.into());
     }
@@ -69,23 +79,39 @@ pub fn admit(generation: &Generation, request: &Parts, now: SystemTime) -> Resul
     }
     let path = routing::decode(request.uri.path()).map_err(Rejection::Path)?;
     let (bucket, key) = generation.config.routes.find(&path).ok_or(Rejection::NoRoute)?;
-    read(bucket, key, request, now).map_err(|rejection| Refusal { bucket: Some(bucket.clone()), rejection })
+    read(bucket, &path, key, request, address, now)
+        .map_err(|rejection| Refusal { bucket: Some(bucket.clone()), rejection })
 }
 
 /// Whether an object of a bucket may be read.
-fn read(bucket: &Arc<Bucket>, key: &str, request: &Parts, now: SystemTime) -> Result<Admission, Rejection> {
+fn read(
+    bucket: &Arc<Bucket>,
+    path: &str,
+    key: &str,
+    request: &Parts,
+    address: Option<IpAddr>,
+    now: SystemTime,
+) -> Result<Admission, Rejection> {
     let query = request.uri.query().unwrap_or_default();
-    bucket.rule.authorize(&request.headers, query, now).map_err(Rejection::Denied)?;
+    // No store can have it; it takes long to compare, and it grows threefold when it is encoded.
+    if key.len() > MAX_KEY_BYTES {
+        return Err(Rejection::LongKey);
+    }
+    let asked = policy::Request {
+        method: &request.method,
+        object: Object { bucket: &bucket.name, path },
+        key,
+        headers: &request.headers,
+        query,
+        address,
+    };
+    bucket.policy.authorize(&asked, now).map_err(Rejection::Denied)?;
     if has_body(request) {
         return Err(Rejection::Body);
     }
     // The bucket itself would answer with a listing.
     if key.is_empty() {
         return Err(Rejection::NoKey);
-    }
-    // No store can have it, and it grows threefold when it is encoded.
-    if key.len() > MAX_KEY_BYTES {
-        return Err(Rejection::LongKey);
     }
     Ok(Admission {
         bucket: bucket.clone(),

@@ -19,6 +19,8 @@ pub struct Context {
     pub in_flight: TaskTrackerToken,
     pub started: Instant,
     pub request_id: String,
+    /// The client's address, where it is known.
+    pub address: Option<IpAddr>,
     /// The bucket that the request belongs to, whether it may be read or not.
     pub bucket: Option<Arc<Bucket>>,
     /// Set once the request may go to a store.

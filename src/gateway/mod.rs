@@ -2,6 +2,7 @@
 //! `admit` has not decided; each room is entered once.
 
 mod access;
+mod address;
 pub mod admission;
 mod answering;
 mod context;
@@ -70,6 +71,7 @@ impl ProxyHttp for Gateway {
             in_flight: self.operators.lifecycle.request(),
             started: Instant::now(),
             request_id: String::new(),
+            address: None,
             bucket: None,
             admission: None,
             rejection: None,
@@ -84,6 +86,10 @@ impl ProxyHttp for Gateway {
 
     async fn early_request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<()> {
         ctx.request_id = request_id(session);
+        let peer = session.client_addr().and_then(|address| address.as_inet());
+        let trusted = &ctx.generation.config.server.trusted_proxies;
+        let headers = &session.req_header().headers;
+        ctx.address = peer.and_then(|peer| address::of_client(peer.ip(), headers, trusted));
         // Pingora waits for ever for the next request unless told otherwise with every request. Where it
         // has decided to close, after `Connection: close` or a dubious framing, it stays at that.
         if session.get_keepalive().is_some() {
@@ -116,7 +122,7 @@ impl ProxyHttp for Gateway {
         let admitted = if self.is_for_operators {
             Err(Rejection::NoRoute.into())
         } else {
-            admit(&ctx.generation, request, SystemTime::now())
+            admit(&ctx.generation, request, ctx.address, SystemTime::now())
         };
         match admitted {
             Ok(admission) => {
@@ -306,7 +312,7 @@ impl ProxyHttp for Gateway {
             bucket: ctx.bucket.as_ref().map(|bucket| bucket.name.as_str()),
             method: &request.method,
             path: request.uri.path(),
-            client: session.client_addr().and_then(|addr| addr.as_inet()).map(|addr| addr.ip().to_string()),
+            client: ctx.address.map(|address| address.to_string()),
             status,
             bytes: session.body_bytes_sent(),
             duration: ctx.started.elapsed(),

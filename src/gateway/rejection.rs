@@ -96,7 +96,11 @@ impl Rejection {
                 Denied::NoToken => (401, "AccessDenied", "no_token"),
                 Denied::Expired => (401, "AccessDenied", "expired"),
                 Denied::Claim { .. } => (403, "AccessDenied", "claim"),
+                Denied::Link(_) => (403, "AccessDenied", "link"),
                 Denied::Unconfigured => (403, "AccessDenied", "unconfigured"),
+                Denied::Network => (403, "AccessDenied", "network"),
+                Denied::Rule => (403, "AccessDenied", "deny_rule"),
+                Denied::NoRule => (403, "AccessDenied", "unmatched"),
                 _ => (401, "AccessDenied", "bad_token"),
             },
             Self::Upstream(UpstreamError::Timeout) => (504, "RequestTimeout", "upstream_timeout"),
@@ -132,7 +136,7 @@ impl Rejection {
         };
         match self {
             Self::Method => answer.allow(METHODS),
-            Self::Denied(denied) => answer.challenge(&denied.challenge()),
+            Self::Denied(denied) => answer.challenge(denied.challenge().as_deref()),
             _ => answer,
         }
     }

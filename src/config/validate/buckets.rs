@@ -10,7 +10,6 @@ use rustls::pki_types::pem::PemObject;
 
 use super::Validator;
 use super::jwt::Jwt;
-use crate::auth::Rule;
 use crate::config::problem::Place;
 use crate::config::{Bucket, Section, Timeouts, Trust, conceal, file};
 use crate::routing::Prefix;
@@ -46,7 +45,7 @@ impl Validator<'_, '_> {
                 let shown = name.clone().unwrap_or_else(|| place.to_string());
                 prefixes.entry(prefix.clone()).or_default().push((index, shown));
             }
-            let rule = self.rule(bucket.auth.as_ref(), &place, name.as_deref(), jwt);
+            let policy = self.policy(&bucket, &place, name.as_deref(), jwt);
             let has_own_keys = bucket.s3.as_ref().is_some_and(|s3| s3.access_key.is_some());
             let s3_place = place.key("s3");
             let store = match &mut bucket.s3 {
@@ -56,8 +55,8 @@ impl Validator<'_, '_> {
                     None
                 }
             };
-            if let (Some(name), Some(prefix), Some(rule), Some((store, signer, trust, timeouts))) =
-                (name, prefix, rule, store)
+            if let (Some(name), Some(prefix), Some(policy), Some((store, signer, trust, timeouts))) =
+                (name, prefix, policy, store)
             {
                 let mut effective = serde_yaml::to_value(&bucket).unwrap_or_default();
                 conceal(&mut effective, &place, &self.references.written);
@@ -67,7 +66,7 @@ impl Validator<'_, '_> {
                 valid.push(Arc::new(Bucket {
                     name,
                     prefix,
-                    rule,
+                    policy,
                     store,
                     signer,
                     trust,
@@ -137,38 +136,6 @@ impl Validator<'_, '_> {
                 self.refuse(place, text, why);
                 None
             }
-        }
-    }
-
-    fn rule(
-        &mut self,
-        auth: Option<&file::Auth>,
-        bucket: &Place,
-        name: Option<&str>,
-        jwt: Option<&Jwt>,
-    ) -> Option<Rule> {
-        let place = bucket.key("auth");
-        let more = auth.map(|auth| self.conditions(&auth.claims, &place.key("claims"))).unwrap_or_default();
-        match (auth, jwt) {
-            (None, _) => {
-                if !self.problems.any_at(&place) {
-                    self.warnings.push(format!(
-                        "{place}: bucket `{}` is public, because it has no `auth`; write `auth: {{ enabled: false }}` if that is meant",
-                        name.unwrap_or_default(),
-                    ));
-                }
-                Some(Rule::Public)
-            }
-            (Some(auth), _) if !auth.enabled => Some(Rule::Public),
-            (Some(_), None) => {
-                self.problems.push(
-                    place.key("enabled"),
-                    "authentication needs keys, and there is no `jwt` block; add one, or set `enabled: false`",
-                );
-                None
-            }
-            (Some(_), Some(jwt)) if !jwt.enabled => Some(Rule::Public),
-            (Some(_), Some(jwt)) => jwt.rule(jwt.sources.clone(), more),
         }
     }
 

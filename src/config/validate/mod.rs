@@ -2,6 +2,7 @@
 
 mod buckets;
 mod jwt;
+mod policy;
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -12,6 +13,7 @@ use super::reference::References;
 use super::{Config, Notify, Operators, Reload, Section, Server, Watch, conceal};
 use crate::auth::Rule;
 use crate::auth::claims::Condition;
+use crate::auth::networks::Network;
 use crate::auth::token::Source;
 use jwt::Jwt;
 
@@ -100,7 +102,15 @@ impl Validator<'_, '_> {
             let why = format!("is not a number of threads; use 1 to {MAX_THREADS}");
             self.refuse(&place.key("threads"), &threads.to_string(), why);
         }
+        let trusted_proxies = self.networks(&server.trusted_proxies, &place.key("trusted_proxies"));
+        if trusted_proxies.iter().any(Network::is_everybody) {
+            self.warnings.push(format!(
+                "{}: trusts everybody, so a client can name any address for its own",
+                place.key("trusted_proxies")
+            ));
+        }
         Some(Server {
+            trusted_proxies,
             generation_header: server.generation_header,
             keepalive: self.seconds(server.keepalive_seconds as f64, 1.0, &place.key("keepalive_seconds")),
             shutdown_grace: self.seconds(
