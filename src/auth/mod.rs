@@ -3,9 +3,14 @@
 //! Knows no configuration and no Pingora; the time is an argument. A rule is total: whatever it
 //! needs was parsed when it was made, and whatever it cannot make sense of is a refusal.
 
+pub mod cache;
 pub mod claims;
+mod json;
+mod jws;
+pub mod key_set;
 pub mod keys;
 pub mod token;
+pub mod verifier;
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -14,8 +19,8 @@ use http::HeaderMap;
 use thiserror::Error;
 
 use claims::Condition;
-use keys::Verifier;
 use token::Source;
+use verifier::Verifier;
 
 /// Why a request is not authorized. The texts are safe to show: no token, no claim's value.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -24,8 +29,18 @@ pub enum Denied {
     NoToken,
     #[error("Token too large")]
     TooLarge,
+    /// One place holds two different tokens.
+    #[error("Conflicting tokens")]
+    Conflicting,
     #[error("Malformed token")]
     Malformed,
+    #[error("Unsupported critical header")]
+    Critical,
+    /// No key is the one that the token speaks of; one may have been published meanwhile.
+    #[error("Unknown key")]
+    UnknownKey,
+    #[error("Key no longer accepted")]
+    KeyRetired,
     #[error("Wrong algorithm")]
     Algorithm,
     #[error("Invalid signature")]

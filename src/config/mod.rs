@@ -14,6 +14,7 @@ pub mod stages;
 mod validate;
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -25,7 +26,9 @@ use serde_yaml::{Mapping, Value};
 
 use crate::auth::Rule;
 use crate::auth::claims::Condition;
+use crate::auth::key_set::KeySet;
 use crate::auth::keys::Algorithm;
+use crate::auth::verifier::Verifier;
 use crate::fault;
 use crate::routing::{Prefix, RouteTable};
 use crate::s3;
@@ -45,12 +48,16 @@ pub struct Config {
     pub routes: RouteTable<Arc<Bucket>>,
     /// In the order of the file.
     pub buckets: Vec<Arc<Bucket>>,
-    /// What a token must be made of; `None` when no shared secret is configured.
-    pub minting: Option<Minting>,
+    /// The keys that are published elsewhere; none while `jwt` is switched off.
+    pub jwks: Vec<Arc<Jwks>>,
+    /// What a token must be made of.
+    pub minting: Minting,
     /// What is valid and yet perhaps not meant, one line each.
     pub warnings: Vec<String>,
     /// `sha256:` and the digest of the exact bytes of the file and of every file it refers to.
     pub digest: String,
+    /// What tells tokens apart, and the fingerprint of everything that it was made from.
+    verifier: Option<(u64, Arc<Verifier>)>,
     /// Everything but the buckets, which carry their own part.
     effective: Value,
 }
@@ -99,9 +106,50 @@ pub struct Server {
 /// The operators' endpoints.
 #[derive(Debug)]
 pub struct Operators {
+    /// Whether there is anything below `/admin`.
+    pub enabled: bool,
     /// Where they are served; on the traffic port when `None`.
     pub listen: Option<SocketAddr>,
     pub rule: Rule,
+}
+
+/// A set of keys that an issuer publishes, and how it is kept up to date.
+#[derive(Debug)]
+pub struct Jwks {
+    pub url: Url,
+    pub trust: Trust,
+    /// How old the keys may become.
+    pub refresh: Duration,
+    /// At least between two fetches that an unknown key or a failure has caused.
+    pub refetch: Duration,
+    /// The same in every generation with this address and this trust.
+    pub set: Arc<KeySet>,
+}
+
+/// The address of a key set. Prints without its query, which may hold a secret.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Url(String);
+
+impl Url {
+    fn new(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.split(['?', '#']).next().unwrap_or_default())
+    }
+}
+
+impl fmt::Debug for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 /// One bucket: who may read it, where it is, and how requests to it are signed and timed.
@@ -121,7 +169,7 @@ pub struct Bucket {
     fingerprint: Option<u64>,
 }
 
-/// Which certificates vouch for a store, DER-encoded; none means the system's roots.
+/// Which certificates vouch for a server, DER-encoded; none means the usual roots.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Trust {
     pub roots: Vec<Vec<u8>>,
@@ -145,12 +193,19 @@ pub struct Timeouts {
 /// What it takes to make a token that this configuration accepts.
 #[derive(Debug)]
 pub struct Minting {
+    /// The shared secrets that are in service; others can make no token here.
+    pub keys: Vec<MintingKey>,
+    /// What an operator's token must satisfy.
+    pub operator_conditions: Vec<Condition>,
+}
+
+#[derive(Debug)]
+pub struct MintingKey {
+    pub id: Option<String>,
     pub algorithm: Algorithm,
     pub secret: Secret,
     pub issuer: Option<String>,
     pub audience: Option<String>,
-    /// What an operator's token must satisfy.
-    pub operator_conditions: Vec<Condition>,
 }
 
 impl Config {
@@ -181,13 +236,23 @@ fn fingerprints(tree: &Value) -> Vec<u64> {
 struct Known {
     fingerprints: Vec<u64>,
     in_service: HashMap<u64, Arc<Bucket>>,
+    /// Of the `jwt` block.
+    jwt: u64,
+    verifier: Option<(u64, Arc<Verifier>)>,
+    jwks: Vec<Arc<Jwks>>,
 }
 
 impl Known {
-    fn new(fingerprints: Vec<u64>, predecessor: Option<&Config>) -> Self {
+    fn new(fingerprints: Vec<u64>, jwt: u64, predecessor: Option<&Config>) -> Self {
         let buckets = predecessor.into_iter().flat_map(|config| &config.buckets);
         let in_service = buckets.filter_map(|bucket| Some((bucket.fingerprint?, bucket.clone()))).collect();
-        Self { fingerprints, in_service }
+        Self {
+            fingerprints,
+            in_service,
+            jwt,
+            verifier: predecessor.and_then(|config| config.verifier.clone()),
+            jwks: predecessor.map(|config| config.jwks.clone()).unwrap_or_default(),
+        }
     }
 
     fn fingerprint(&self, index: usize) -> Option<u64> {
@@ -332,6 +397,7 @@ fn parse(
     }
     // Before and after references are filled in: both what is written and what it became.
     let as_written = fingerprints(&tree);
+    let jwt_as_written = tree.get("jwt").map(|jwt| KEY.hash_one(jwt));
     stages.time("references", || {
         fault::point("references");
         references.fill(&mut tree, &Place::root(), &mut problems);
@@ -340,7 +406,8 @@ fn parse(
         fault::point("validate");
         let fingerprints =
             as_written.iter().zip(fingerprints(&tree)).map(|pair| KEY.hash_one(pair)).collect();
-        let known = Known::new(fingerprints, predecessor);
+        let jwt = KEY.hash_one((jwt_as_written, tree.get("jwt").map(|jwt| KEY.hash_one(jwt))));
+        let known = Known::new(fingerprints, jwt, predecessor);
         let file = read_sections(tree, &known, references, &mut problems);
         validate::validate(file, &known, references, &mut problems)
     });
