@@ -82,7 +82,10 @@ pub struct Key {
 
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Key").field("id", &self.id).field("algorithm", &self.algorithm).finish_non_exhaustive()
+        f.debug_struct("Key")
+            .field("id", &self.id)
+            .field("algorithm", &self.algorithm)
+            .finish_non_exhaustive()
     }
 }
 
@@ -129,7 +132,11 @@ impl Key {
         // An exponent of 1 would make every text its own signature.
         let is_odd = |integer: &[u8]| integer.last().is_some_and(|last| last % 2 == 1);
         let is_exponent = is_odd(&e) && e != [1] && e.len() <= MAX_EXPONENT_BYTES;
-        if fitness(algorithm).1 != InvalidKey::NotRsa || !RSA_BITS.contains(&bits) || !is_odd(&n) || !is_exponent {
+        if fitness(algorithm).1 != InvalidKey::NotRsa
+            || !RSA_BITS.contains(&bits)
+            || !is_odd(&n)
+            || !is_exponent
+        {
             return Err(InvalidKey::NotRsa);
         }
         Ok(Self::new(algorithm, DecodingKey::from_rsa_raw_components(&n, &e)))

@@ -68,7 +68,8 @@ pub fn find<'r>(
     headers: &'r HeaderMap,
     query: &'r str,
 ) -> Result<Option<Cow<'r, str>>, Denied> {
-    let tokens = sources.iter().map(|source| source.tokens_in(headers, query)).find(|found| !found.is_empty());
+    let tokens =
+        sources.iter().map(|source| source.tokens_in(headers, query)).find(|found| !found.is_empty());
     let mut tokens = tokens.unwrap_or_default().into_iter();
     let Some(token) = tokens.next() else { return Ok(None) };
     if tokens.any(|other| other != token) {

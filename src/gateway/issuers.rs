@@ -129,7 +129,10 @@ impl Issuers {
             let fetched = async { timeout_at(deadline, ended.wait_for(Option::is_some)).await.is_ok() };
             let in_time = self.runtime.block_on(fetched);
             if !in_time || jwks.set.age(SystemTime::now()).is_none() {
-                warnings.push(format!("the keys at {} are not known yet; tokens of theirs are refused", jwks.url));
+                warnings.push(format!(
+                    "the keys at {} are not known yet; tokens of theirs are refused",
+                    jwks.url
+                ));
             }
         }
         warnings
@@ -264,9 +267,7 @@ fn max_age(value: &str) -> Option<Duration> {
     let mut directives = value.split(',').map(|directive| directive.trim().to_ascii_lowercase());
     directives.find_map(|directive| match directive.as_str() {
         "no-store" | "no-cache" => Some(Duration::ZERO),
-        other => {
-            other.strip_prefix("max-age=")?.trim_matches('"').parse().ok().map(Duration::from_secs)
-        }
+        other => other.strip_prefix("max-age=")?.trim_matches('"').parse().ok().map(Duration::from_secs),
     })
 }
 

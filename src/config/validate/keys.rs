@@ -41,7 +41,8 @@ struct Found {
 impl Validator<'_, '_> {
     /// The part of the block that has to do with keys.
     pub fn keys(&mut self, jwt: &file::Jwt, leeway: Duration, known: &Known, place: &Place) -> Jwt {
-        let default = self.expectations(jwt.issuer.as_ref(), Some(&jwt.audience), &Expectations::default(), place);
+        let default =
+            self.expectations(jwt.issuer.as_ref(), Some(&jwt.audience), &Expectations::default(), place);
         let mut found = Found::default();
         self.listed_keys(&jwt.keys, &default, &mut found, &place.key("keys"));
         self.published_keys(&jwt.jwks, &default, known, &mut found, &place.key("jwks"));
@@ -78,12 +79,17 @@ impl Validator<'_, '_> {
             if self.problems.any_at(&place) {
                 continue;
             }
-            let id = self.required(key.id.as_ref(), &place.key("id"), "name the key as the `kid` of its tokens does");
+            let id = self.required(
+                key.id.as_ref(),
+                &place.key("id"),
+                "name the key as the `kid` of its tokens does",
+            );
             if let Some(first) = id.and_then(|id| ids.insert(id, index)) {
                 let why = format!("is also the id of jwt.keys[{first}]; every key has its own");
                 self.refuse(&place.key("id"), id.unwrap_or_default(), why);
             }
-            let not_after = key.not_after.as_ref().and_then(|text| self.instant(text, &place.key("not_after")));
+            let not_after =
+                key.not_after.as_ref().and_then(|text| self.instant(text, &place.key("not_after")));
             let expectations = self.expectations(key.issuer.as_ref(), key.audience.as_ref(), default, &place);
             let written = Written {
                 algorithm: &key.algorithm,
@@ -193,7 +199,8 @@ impl Validator<'_, '_> {
             if self.problems.any_at(&place) {
                 continue;
             }
-            let expectations = self.expectations(entry.issuer.as_ref(), entry.audience.as_ref(), default, &place);
+            let expectations =
+                self.expectations(entry.issuer.as_ref(), entry.audience.as_ref(), default, &place);
             let refresh = self.seconds(entry.refresh_seconds as f64, 1.0, &place.key("refresh_seconds"));
             let refetch = self.seconds(entry.refetch_seconds as f64, 1.0, &place.key("refetch_seconds"));
             match (&entry.url, &entry.file) {
@@ -214,9 +221,12 @@ impl Validator<'_, '_> {
                 }
                 (Some(url), None) => {
                     let trust = self.trusted(entry.ca_file.as_ref(), found, &place.key("ca_file"));
-                    let (Some(url), Some(trust)) = (self.key_url(url, &place.key("url")), trust) else { continue };
+                    let (Some(url), Some(trust)) = (self.key_url(url, &place.key("url")), trust) else {
+                        continue;
+                    };
                     if found.jwks.iter().any(|other| other.url == url && other.trust == trust) {
-                        self.problems.push(place.key("url"), "is the same as that of another entry; leave one out");
+                        self.problems
+                            .push(place.key("url"), "is the same as that of another entry; leave one out");
                         continue;
                     }
                     let same = known.jwks.iter().find(|jwks| jwks.url == url && jwks.trust == trust);
@@ -271,7 +281,8 @@ impl Validator<'_, '_> {
             return None;
         }
         if scheme == Some("http") && !is_loopback(host) {
-            let why = "is not https, so that whoever is on the way could replace the keys; use https, or a `file`";
+            let why =
+                "is not https, so that whoever is on the way could replace the keys; use https, or a `file`";
             self.refuse(place, text, why);
             return None;
         }

@@ -211,10 +211,12 @@ impl Validator<'_, '_> {
         let conditions = self.conditions(&admin.claims, &place.key("claims"));
         let rule = match jwt {
             Some(jwt) if jwt.enabled => {
-                if admin.enabled && jwt.verifier.as_ref().is_some_and(|keys| !keys.has_keys(self.now)) {
+                let block = Place::root().key("jwt");
+                let are_gone = jwt.verifier.as_ref().is_some_and(|verifier| !verifier.has_keys(self.now));
+                if admin.enabled && are_gone && !self.problems.any_at(&block) {
                     self.problems.push(
-                        Place::root().key("jwt").key("keys"),
-                        "hold no key that is still accepted, so no operator could ask for anything; add a key, or set `admin.enabled: false`",
+                        block.key("keys"),
+                        "holds no key that is still accepted, so no operator could ask for anything; add a key, or set `admin.enabled: false`",
                     );
                 }
                 let more = jwt.sources.iter().filter(|s| s.is_for_operators() && **s != Source::Bearer);
