@@ -27,9 +27,9 @@ pub fn lookups() -> (u64, u64) {
 
 /// What a signature vouched for.
 #[derive(Clone)]
-pub struct Verified<S> {
-    pub signer: S,
-    pub claims: Arc<Claims>,
+struct Verified<S> {
+    signer: S,
+    claims: Arc<Claims>,
     token_bytes: u64,
 }
 

@@ -126,7 +126,7 @@ pub struct Jwks {
     pub set: Arc<KeySet>,
 }
 
-/// The address of a key set. Prints without its query, which may hold a secret.
+/// The address of a key set. Prints without its query, as everything does that goes to the log.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Url(String);
 

@@ -251,7 +251,7 @@ fn get(url: &str, roots: &[Vec<u8>]) -> Result<(Vec<u8>, Option<Duration>), Fail
     Ok((document, max_age))
 }
 
-/// Without the address, which may hold a secret.
+/// In words that do not hold the address.
 fn unreachable(error: &ureq::Error) -> Failure {
     Failure::Unreachable(match error {
         ureq::Error::Io(error) => error.to_string(),

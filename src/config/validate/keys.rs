@@ -57,8 +57,8 @@ impl Validator<'_, '_> {
                 secret: jwt.secret.as_ref(),
                 public_key: jwt.public_key.as_deref(),
             };
-            if let Some((algorithm, key)) = self.key(&written, jwt.enabled, place) {
-                found.add(None, algorithm, key, &written, None, default);
+            if let Some(key) = self.key(&written, jwt.enabled, place) {
+                found.add(key, written.secret, None, default);
             }
         }
         let Found { keys, minting, published, jwks, files } = found;
@@ -96,24 +96,22 @@ impl Validator<'_, '_> {
                 secret: key.secret.as_ref(),
                 public_key: key.public_key.as_deref(),
             };
-            if not_after.is_some_and(|not_after| not_after <= self.now) {
+            let has_passed = not_after.is_some_and(|not_after| not_after <= self.now);
+            if has_passed {
                 self.warnings.push(format!(
                     "{}: has passed, so this key verifies nothing; remove the key",
                     place.key("not_after")
                 ));
             }
             let parsed = self.key(&written, true, &place);
-            if let (Some(id), Some((algorithm, key))) = (id, parsed) {
-                let is_live = not_after.is_none_or(|not_after| self.now < not_after);
-                found.add(Some(id), algorithm, key, &written, not_after, expectations);
-                if !is_live {
-                    found.minting.retain(|key| key.id.as_deref() != Some(id));
-                }
+            if let (Some(id), Some(key)) = (id, parsed) {
+                let secret = written.secret.filter(|_| !has_passed);
+                found.add(key.with_id(id.to_owned()), secret, not_after, expectations);
             }
         }
     }
 
-    fn key(&mut self, written: &Written<'_>, is_required: bool, place: &Place) -> Option<(Algorithm, Key)> {
+    fn key(&mut self, written: &Written<'_>, is_required: bool, place: &Place) -> Option<Key> {
         let algorithm = match Algorithm::parse(written.algorithm) {
             Ok(algorithm) => algorithm,
             Err(why) => {
@@ -141,7 +139,7 @@ impl Validator<'_, '_> {
             }
         };
         match key {
-            Ok(key) => Some((algorithm, key)),
+            Ok(key) => Some(key),
             // The wording of this one is fixed by the documentation.
             Err(why @ InvalidKey::ShortSecret) => {
                 self.problems.push(place.key(used), why.to_string());
@@ -291,30 +289,23 @@ impl Validator<'_, '_> {
 }
 
 impl Found {
+    /// A key, and for tokens of our own its secret, where it may still sign.
     fn add(
         &mut self,
-        id: Option<&str>,
-        algorithm: Algorithm,
         key: Key,
-        written: &Written<'_>,
+        secret: Option<&Secret>,
         not_after: Option<SystemTime>,
         expectations: Expectations,
     ) {
-        if algorithm.is_symmetric()
-            && let Some(secret) = written.secret
-        {
+        if let Some(secret) = secret.filter(|_| key.is_symmetric()) {
             self.minting.push(MintingKey {
-                id: id.map(str::to_owned),
-                algorithm,
+                id: key.id().map(str::to_owned),
+                algorithm: key.algorithm(),
                 secret: secret.clone(),
                 issuer: expectations.issuer.clone(),
                 audience: expectations.audience.first().cloned(),
             });
         }
-        let key = match id {
-            Some(id) => key.with_id(id.to_owned()),
-            None => key,
-        };
         self.keys.push(ConfiguredKey { key, not_after, expectations });
     }
 }
