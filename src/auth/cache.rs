@@ -46,12 +46,14 @@ type Digest = [u8; 32];
 
 pub struct Cache<S>(Entries<Digest, Verified<S>, Weight>);
 
-impl<S: Clone> Cache<S> {
-    pub fn new() -> Self {
+impl<S: Clone> Default for Cache<S> {
+    fn default() -> Self {
         let usual = (MAX_TOKEN_BYTES / USUAL_TOKEN_BYTES) as usize;
         Self(Entries::with_weighter(usual, MAX_TOKEN_BYTES, Weight))
     }
+}
 
+impl<S: Clone> Cache<S> {
     /// The entry of a token, if its signer still stands; otherwise what `verify` finds, kept when it is
     /// good.
     pub fn get_or_verify<E>(

@@ -53,7 +53,8 @@ impl Source {
             Self::Cookie(cookie) => texts(&COOKIE)
                 .flat_map(|value| value.split(';'))
                 .filter_map(|pair| pair.trim().split_once('='))
-                .filter_map(|(name, value)| (name == cookie).then(|| value.into()))
+                .filter(|(name, _)| name == cookie)
+                .map(|(_, value)| value.into())
                 .collect(),
         };
         tokens.retain(|token| !token.is_empty());

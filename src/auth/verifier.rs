@@ -78,7 +78,7 @@ impl fmt::Debug for Verifier {
 impl Verifier {
     pub fn new(keys: Vec<ConfiguredKey>, published: Vec<PublishedKeys>, leeway: Duration) -> Self {
         let is_costly = !published.is_empty() || keys.iter().any(|key| !key.key.is_symmetric());
-        Self { keys, published, leeway, cache: is_costly.then(Cache::new) }
+        Self { keys, published, leeway, cache: is_costly.then(Cache::default) }
     }
 
     /// Whether there is a key that a token could be signed with, now or once it is published.
