@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use jsonwebtoken::{EncodingKey, Header};
-use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, PKCS_RSA_SHA256, SignatureAlgorithm};
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, SignatureAlgorithm};
 use serde_json::json;
 use yatagarasu::auth::keys::{Algorithm, Key};
 use yatagarasu::auth::verifier::{ConfiguredKey, Expectations, PublishedKeys, Verifier};
@@ -19,15 +19,12 @@ fn main() {
         Key::from_secret(algorithm("HS256"), &Secret::new(SECRET)),
         &EncodingKey::from_secret(SECRET.as_bytes()),
     );
-    let pairs: [(&str, &SignatureAlgorithm, fn(&[u8]) -> EncodingKey); 3] = [
-        ("RS256", &PKCS_RSA_SHA256, EncodingKey::from_rsa_der),
-        ("ES256", &PKCS_ECDSA_P256_SHA256, EncodingKey::from_ec_der),
-        ("EdDSA", &PKCS_ED25519, EncodingKey::from_ed_der),
-    ];
-    for (name, kind, private) in pairs {
+    let report_pair = |name: &str, kind: &'static SignatureAlgorithm, private: fn(&[u8]) -> EncodingKey| {
         let pair = KeyPair::generate_for(kind).expect("a key pair");
         report(name, Key::from_pem(algorithm(name), &pair.public_key_pem()), &private(&pair.serialize_der()));
-    }
+    };
+    report_pair("ES256", &PKCS_ECDSA_P256_SHA256, EncodingKey::from_ec_der);
+    report_pair("EdDSA", &PKCS_ED25519, EncodingKey::from_ed_der);
 }
 
 fn algorithm(name: &str) -> Algorithm {

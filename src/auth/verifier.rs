@@ -53,7 +53,8 @@ pub struct Verifier {
     published: Vec<PublishedKeys>,
     /// How far the clocks of issuer and proxy may differ.
     leeway: Duration,
-    /// `None` where all keys are secrets, whose signatures cost no more than a look into the cache.
+    /// `None` where all keys are secrets: what the cache saves for a token that comes again, it costs for
+    /// one that is new.
     cache: Option<Cache<Signer>>,
 }
 

@@ -158,7 +158,7 @@ async fn dates_are_numbers() {
     let exp = now() + 600;
     for (claims, expected) in [
         (format!(r#"{{"exp":{exp}.5}}"#), 200),
-        (format!(r#"{{"exp":{}e0}}"#, exp), 200),
+        (format!(r#"{{"exp":{exp}e0}}"#), 200),
         (r#"{"exp":1e300}"#.to_owned(), 200),
         (r#"{"exp":1e999}"#.to_owned(), 401),
         (r#"{"exp":-1e300}"#.to_owned(), 401),

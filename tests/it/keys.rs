@@ -16,7 +16,7 @@ use crate::harness::*;
 const OTHER: &str = "another-secret-of-32-characters!";
 
 /// A token with claims of an operator, signed with a secret under a `kid`.
-fn token_of(id: Option<&str>, secret: &str, more: Value) -> String {
+fn token_of(id: Option<&str>, secret: &str, more: &Value) -> String {
     let mut claims = json!({ "exp": now() + 3600, "role": "admin" });
     for (name, value) in more.as_object().expect("an object") {
         claims[name] = value.clone();
@@ -69,12 +69,12 @@ async fn the_kid_of_a_token_selects_the_key() {
         (Some("one\0"), SECRET, 401),
     ] {
         stack.store.received();
-        let found = status(&stack.proxy, &token_of(id, secret, json!({}))).await;
+        let found = status(&stack.proxy, &token_of(id, secret, &json!({}))).await;
         assert_eq!(found, expected, "{id:?} {secret}");
         assert_eq!(stack.store.received().len(), usize::from(expected == 200), "{id:?}");
     }
     assert!(
-        challenge(&stack.proxy, &token_of(Some("three"), SECRET, json!({}))).await.contains("Unknown key")
+        challenge(&stack.proxy, &token_of(Some("three"), SECRET, &json!({}))).await.contains("Unknown key")
     );
 }
 
@@ -91,7 +91,7 @@ async fn a_key_has_its_own_issuer_and_audience() {
         ("usual", OTHER, json!({ "iss": "own", "aud": "files" }), 401),
         ("usual", OTHER, json!({ "iss": "usual" }), 401),
     ] {
-        let found = status(&stack.proxy, &token_of(Some(id), secret, claims.clone())).await;
+        let found = status(&stack.proxy, &token_of(Some(id), secret, &claims)).await;
         assert_eq!(found, expected, "{id} {claims}");
     }
 }
@@ -102,7 +102,7 @@ async fn a_rotation_with_overlap_refuses_no_valid_token() {
     let two = format!("{{ id: two, secret: {OTHER} }}");
     let config = |keys: &str| format!("jwt: {{ keys: [{keys}] }}");
     let stack = Stack::with(&config(&one)).await;
-    let (old, new) = (token_of(Some("one"), SECRET, json!({})), token_of(Some("two"), OTHER, json!({})));
+    let (old, new) = (token_of(Some("one"), SECRET, &json!({})), token_of(Some("two"), OTHER, &json!({})));
     assert_eq!((status(&stack.proxy, &old).await, status(&stack.proxy, &new).await), (200, 401));
 
     // The call that adds a key, and the one that removes the key it is made with, get their answers.
@@ -150,7 +150,7 @@ async fn a_key_is_dead_from_its_not_after_without_a_reload() {
         (response.status() == 401).then(|| response.headers()["www-authenticate"].clone())
     });
     assert!(refused.await.to_str().expect("plain").contains("Key no longer accepted"));
-    assert_eq!(status(&stack.proxy, &token_of(Some("two"), SECRET, json!({}))).await, 200);
+    assert_eq!(status(&stack.proxy, &token_of(Some("two"), SECRET, &json!({}))).await, 200);
     assert_eq!(stack.proxy.generation().await, 1);
 }
 
@@ -339,7 +339,7 @@ async fn unfit_keys_are_left_out_and_the_others_work() {
     let stack = Stack::with(&format!("jwt: {{ jwks: [{{ url: \"{}\" }}] }}", issuer.url())).await;
     assert_eq!(status(&stack.proxy, &good.token(json!({}))).await, 200);
     for id in ["secret", "small", "curve", "use", "ops", "alg", "point"] {
-        assert_eq!(status(&stack.proxy, &token_of(Some(id), SECRET, json!({}))).await, 401, "{id}");
+        assert_eq!(status(&stack.proxy, &token_of(Some(id), SECRET, &json!({}))).await, 401, "{id}");
     }
     let log = stack.proxy.log_text();
     for (index, part) in [
