@@ -58,6 +58,8 @@ pub struct Config {
     pub digest: String,
     /// What tells tokens apart, and the fingerprint of everything that it was made from.
     verifier: Option<(u64, Arc<Verifier>)>,
+    /// The fingerprint of the files that keys and their roots came from; `None` without any.
+    key_files: Option<u64>,
     /// Everything but the buckets, which carry their own part.
     effective: Value,
 }

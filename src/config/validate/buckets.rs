@@ -60,7 +60,7 @@ impl Validator<'_, '_> {
                 let mut effective = serde_yaml::to_value(&*bucket).unwrap_or_default();
                 conceal(&mut effective, &place, &self.references.written);
                 // A warning names the place, and a file or the environment may have other contents next time.
-                let has_same_keys = jwt.is_none_or(|jwt| !jwt.reads_files);
+                let has_same_keys = jwt.is_none_or(|jwt| jwt.files.is_none());
                 let is_told =
                     self.warnings.len() == warned && trust.roots.is_empty() && has_own_keys && has_same_keys;
                 let fingerprint = known.fingerprint(index).filter(|_| is_told);

@@ -19,8 +19,8 @@ pub struct Jwt {
     pub verifier: Option<Arc<Verifier>>,
     /// Of everything that the verifier was made from, the contents of files included.
     pub fingerprint: u64,
-    /// Whether the block says more than stands in the file and its references.
-    pub reads_files: bool,
+    /// Of those files alone; `None` where the block says all that there is.
+    pub files: Option<u64>,
     pub jwks: Vec<Arc<Jwks>>,
     pub minting: Vec<MintingKey>,
     pub sources: Vec<Source>,

@@ -62,14 +62,14 @@ impl Validator<'_, '_> {
             }
         }
         let Found { keys, minting, published, jwks, files } = found;
-        let reads_files = !files.is_empty();
+        let files = (!files.is_empty()).then(|| KEY.hash_one(files));
         let fingerprint = KEY.hash_one((known.jwt, files));
         let verifier = match &known.verifier {
             // With the tokens that it has verified already.
             Some((same, verifier)) if *same == fingerprint => verifier.clone(),
             _ => Arc::new(Verifier::new(keys, published, leeway)),
         };
-        Jwt { verifier: Some(verifier), fingerprint, reads_files, jwks, minting, ..Jwt::default() }
+        Jwt { verifier: Some(verifier), fingerprint, files, jwks, minting, ..Jwt::default() }
     }
 
     fn listed_keys(&mut self, keys: &[file::Key], default: &Expectations, found: &mut Found, place: &Place) {

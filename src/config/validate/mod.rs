@@ -52,6 +52,7 @@ pub fn validate(
         },
         operators: Operators { enabled: file.admin.enabled, listen: operators.listen, rule: operators.rule },
         jwks: if jwt.enabled { jwt.jwks } else { Vec::new() },
+        key_files: jwt.files,
         verifier: jwt.verifier.map(|verifier| (jwt.fingerprint, verifier)),
         reload,
         routes: buckets.iter().map(|bucket| (bucket.prefix.clone(), bucket.clone())).collect(),
