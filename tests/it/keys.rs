@@ -418,3 +418,12 @@ async fn tls_issuer(acceptor: TlsAcceptor, document: String) -> u16 {
     });
     port
 }
+
+#[tokio::test]
+async fn a_block_that_is_written_otherwise_and_means_the_same_is_no_change() {
+    let stack = Stack::start().await;
+    let written = format!("jwt: {{ secret: {SECRET}, algorithm: HS256, leeway_seconds: 60 }}");
+    stack.proxy.write_config(&Stack::config(&stack.store, &written));
+    let (code, answer) = stack.proxy.reload(&admin_token()).await;
+    assert_eq!((code, &answer["changes"]), (200, &json!([])));
+}
