@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::answer::Answer;
-use crate::auth::{Denied, Principal};
+use crate::auth::{Denied, Principal, cache};
 use crate::generation::{Generation, Live};
 use crate::lifecycle::Lifecycle;
 use crate::logging;
@@ -55,6 +55,11 @@ impl Endpoint {
     /// Whether the endpoint stays on the traffic port when `admin.port` moves the others away.
     pub fn is_health(self) -> bool {
         matches!(self, Self::Live | Self::Ready)
+    }
+
+    /// Whether `admin.enabled: false` takes the endpoint away.
+    pub fn is_below_admin(self) -> bool {
+        !self.is_health() && self != Self::Metrics
     }
 
     pub fn takes_a_body(self) -> bool {
@@ -117,7 +122,7 @@ impl Operators {
         generation: &Generation,
         headers: &HeaderMap,
     ) -> Result<Principal, Denied> {
-        if endpoint.is_health() || endpoint == Endpoint::Metrics {
+        if !endpoint.is_below_admin() {
             return Ok(Principal::default());
         }
         // Without the query: it ends up in logs.
@@ -152,6 +157,9 @@ impl Operators {
         let in_flight = self.lifecycle.requests_in_flight();
         self.metrics.requests_in_flight.set(i64::try_from(in_flight).unwrap_or(i64::MAX));
         let alive = self.live.alive();
+        let jwks = &self.live.current().config.jwks;
+        let ages = jwks.iter().filter_map(|jwks| jwks.set.age(SystemTime::now()));
+        self.metrics.keys(ages.max().unwrap_or_default(), cache::lookups());
         self.metrics.alive(alive.len(), alive.first().map(|oldest| oldest.age()).unwrap_or_default());
         Answer::new(200, Metrics::CONTENT_TYPE, self.metrics.text(logging::dropped_lines()))
     }
@@ -345,6 +353,11 @@ impl Parameters<'_> {
         let Some(text) = self.text(wanted) else { return Ok(None) };
         text.parse().map(Some).map_err(|_| error(400, &format!("{wanted} takes the number of a generation")))
     }
+}
+
+/// The answer where `admin.enabled: false` leaves nothing.
+pub fn absent() -> Answer {
+    error(404, "The operators' endpoints are switched off").uncached()
 }
 
 /// The answer to somebody who may not.

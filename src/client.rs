@@ -13,7 +13,7 @@ use crate::auth::claims::{self, Claims};
 use crate::auth::keys;
 use crate::auth::links::Object;
 use crate::auth::networks::Network;
-use crate::config::{Config, Minting};
+use crate::config::{Config, MintingKey};
 use crate::routing;
 
 /// Longer than the server gives a reload.
@@ -21,42 +21,37 @@ const PATIENCE: Duration = Duration::from_secs(40);
 
 /// A token for trying things out, with the issuer and the audience that the configuration wants.
 pub fn token(config: &Config, given: &[(String, Value)], ttl: Duration) -> Result<String> {
-    mint(minting(config)?, given, ttl)
+    let key = config.minting.keys.first().context(NO_SECRET)?;
+    mint(key, given, ttl)
 }
 
+const NO_SECRET: &str = "no token can be made: the configuration holds no secret of an HS algorithm";
+
 /// A token for one operator's request.
-fn operator_token(config: &Config) -> Result<String> {
-    let minting = minting(config).context("give the token of an operator with --token-file")?;
+fn operator_token(config: &Config, key: &MintingKey) -> Result<String> {
     let mut claims = Claims::new();
-    for condition in &minting.operator_conditions {
+    for condition in &config.minting.operator_conditions {
         condition.satisfy(&mut claims);
     }
     let given: Vec<_> = claims.into_iter().collect();
-    mint(minting, &given, Duration::from_secs(60))
+    mint(key, &given, Duration::from_secs(60))
 }
 
-fn minting(config: &Config) -> Result<&Minting> {
-    config
-        .minting
-        .as_ref()
-        .context("no token can be made: the configuration holds no secret of an HS algorithm")
-}
-
-fn mint(minting: &Minting, given: &[(String, Value)], ttl: Duration) -> Result<String> {
+fn mint(key: &MintingKey, given: &[(String, Value)], ttl: Duration) -> Result<String> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut token = Claims::new();
     token.insert("iat".to_owned(), now.as_secs().into());
     token.insert("exp".to_owned(), now.saturating_add(ttl).as_secs().into());
-    if let Some(issuer) = &minting.issuer {
+    if let Some(issuer) = &key.issuer {
         token.insert("iss".to_owned(), issuer.as_str().into());
     }
-    if let Some(audience) = &minting.audience {
+    if let Some(audience) = &key.audience {
         token.insert("aud".to_owned(), audience.as_str().into());
     }
     for (name, value) in given {
         claims::insert(&mut token, name, value.clone());
     }
-    keys::mint(minting.algorithm, &minting.secret, &token).context("the token cannot be signed")
+    keys::mint(key.algorithm, &key.secret, key.id.as_deref(), &token).context("the token cannot be signed")
 }
 
 /// A link to an object, with the secret of its bucket. `url` is absolute, or only a path.
@@ -89,15 +84,23 @@ pub fn sign(config: &Config, url: &str, ttl: Duration, network: Option<&str>) ->
 /// Asks the server that runs with this configuration to reload.
 pub fn reload_configured(config: &Config, url: Option<String>, token: Option<String>) -> Result<String> {
     let url = url.unwrap_or_else(|| format!("http://{}", reachable(config)));
-    match token {
-        Some(token) => reload(&url, &token),
-        None => reload(&url, &operator_token(config)?).map_err(|error| match error.downcast_ref() {
-            Some(Unauthorized(_)) => error.context(
-                "the token was made with the secret in the file, which may not be the running one; use --token-file, or kill -HUP",
-            ),
-            None => error,
-        }),
+    if let Some(token) = token {
+        return reload(&url, &token);
     }
+    // The first key may be one that the server is yet to learn, by this very reload.
+    let mut outcome = Err(anyhow!(NO_SECRET).context("give the token of an operator with --token-file"));
+    for key in &config.minting.keys {
+        outcome = reload(&url, &operator_token(config, key)?);
+        if !matches!(&outcome, Err(error) if error.is::<Unauthorized>()) {
+            return outcome;
+        }
+    }
+    outcome.map_err(|error| match error.downcast_ref() {
+        Some(Unauthorized(_)) => error.context(
+            "the token was made with a secret in the file, which may not be a running one; use --token-file, or kill -HUP",
+        ),
+        None => error,
+    })
 }
 
 /// The server does not know the token.

@@ -32,6 +32,9 @@ pub struct Metrics {
     pub requests_in_flight: IntGauge,
     pub rejections: IntCounterVec,
     pub upstream_errors: IntCounterVec,
+    pub jwks_fetches: IntCounterVec,
+    jwks_age: Gauge,
+    verified_tokens: IntCounterVec,
     log_lines_dropped: IntCounter,
     generations_alive: IntGauge,
     oldest_generation_age: Gauge,
@@ -94,6 +97,21 @@ impl Metrics {
                 Opts::new("yatagarasu_upstream_errors_total", "Failures between the proxy and the store."),
                 &["bucket", "kind"],
             )?,
+            jwks_fetches: IntCounterVec::new(
+                Opts::new("yatagarasu_jwks_fetches_total", "Fetches of the keys that issuers publish."),
+                &["outcome"],
+            )?,
+            jwks_age: Gauge::new(
+                "yatagarasu_jwks_age_seconds",
+                "Time since the oldest set of published keys in service was last confirmed.",
+            )?,
+            verified_tokens: IntCounterVec::new(
+                Opts::new(
+                    "yatagarasu_token_cache_lookups_total",
+                    "Tokens that were looked for among those verified already.",
+                ),
+                &["result"],
+            )?,
             log_lines_dropped: IntCounter::new(
                 "yatagarasu_log_lines_dropped_total",
                 "Log lines given up because the log could not be written as fast as it grew.",
@@ -113,7 +131,7 @@ impl Metrics {
     }
 
     fn register(&self) -> Result<(), prometheus::Error> {
-        let all: [Box<dyn prometheus::core::Collector>; 14] = [
+        let all: [Box<dyn prometheus::core::Collector>; 17] = [
             Box::new(self.reload_success.clone()),
             Box::new(self.reload_failure.clone()),
             Box::new(self.generation.clone()),
@@ -125,6 +143,9 @@ impl Metrics {
             Box::new(self.requests_in_flight.clone()),
             Box::new(self.rejections.clone()),
             Box::new(self.upstream_errors.clone()),
+            Box::new(self.jwks_fetches.clone()),
+            Box::new(self.jwks_age.clone()),
+            Box::new(self.verified_tokens.clone()),
             Box::new(self.log_lines_dropped.clone()),
             Box::new(self.generations_alive.clone()),
             Box::new(self.oldest_generation_age.clone()),
@@ -160,6 +181,15 @@ impl Metrics {
     pub fn alive(&self, generations: usize, oldest: Duration) {
         self.generations_alive.set(i64::try_from(generations).unwrap_or(i64::MAX));
         self.oldest_generation_age.set(oldest.as_secs_f64());
+    }
+
+    /// The age of the oldest published keys, and the look-ups of verified tokens since the start.
+    pub fn keys(&self, oldest: Duration, (hits, misses): (u64, u64)) {
+        self.jwks_age.set(oldest.as_secs_f64());
+        for (result, count) in [("hit", hits), ("miss", misses)] {
+            let counter = self.verified_tokens.with_label_values(&[result]);
+            counter.inc_by(count.saturating_sub(counter.get()));
+        }
     }
 
     /// The exposition format, version 0.0.4. `log_lines_dropped` is kept by the log's writer.

@@ -1,22 +1,20 @@
-//! Keys, and what a token signed with one must say.
+//! Keys: what a signature is verified with.
 //!
-//! One algorithm per key, chosen by the configuration; the token's own `alg` is compared with it
-//! and never obeyed (RFC 8725, section 3.1). The signature, `iss` and `aud` are `jsonwebtoken`'s
-//! business; the dates are compared here, so that the time can be an argument.
+//! One algorithm per key, chosen by whoever gave us the key; the token's own `alg` is compared with it
+//! and never obeyed (RFC 8725, section 3.1). A key is checked for its fitness when it is made.
 
 use std::fmt;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::signature::{
     self as aws_lc, EcdsaVerificationAlgorithm, ParsedPublicKey, RsaParameters, VerificationAlgorithm,
 };
-use jsonwebtoken::errors::ErrorKind;
-use jsonwebtoken::{DecodingKey, EncodingKey, Header, Validation};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::{DecodingKey, EncodingKey, Header};
 use thiserror::Error;
 use x509_parser::prelude::FromDer;
 use x509_parser::public_key::RSAPublicKey;
 
-use super::Denied;
 use super::claims::Claims;
 use crate::secret::Secret;
 
@@ -77,13 +75,17 @@ pub enum InvalidKey {
 /// What a token is checked with.
 #[derive(Clone)]
 pub struct Key {
+    id: Option<String>,
     algorithm: Algorithm,
     decoding: DecodingKey,
 }
 
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Key").field("algorithm", &self.algorithm).finish_non_exhaustive()
+        f.debug_struct("Key")
+            .field("id", &self.id)
+            .field("algorithm", &self.algorithm)
+            .finish_non_exhaustive()
     }
 }
 
@@ -93,41 +95,121 @@ impl Key {
         if secret.expose().chars().count() < MIN_SECRET_CHARACTERS {
             return Err(InvalidKey::ShortSecret);
         }
-        Ok(Self { algorithm, decoding: DecodingKey::from_secret(secret.expose().as_bytes()) })
+        Ok(Self::new(algorithm, DecodingKey::from_secret(secret.expose().as_bytes())))
     }
 
     /// A public key in PEM (RFC 7468), for one of the other algorithms.
     pub fn from_pem(algorithm: Algorithm, pem: &str) -> Result<Self, InvalidKey> {
-        use jsonwebtoken::Algorithm as A;
         // `jsonwebtoken` would take a private key or a certificate for what it finds inside.
         let label = pem.split_once("-----BEGIN ").and_then(|(_, rest)| rest.split_once("-----"));
         if !matches!(label, Some(("PUBLIC KEY" | "RSA PUBLIC KEY", _))) {
             return Err(InvalidKey::NotAPublicKey);
         }
-        let rsa: fn(&[u8]) -> jsonwebtoken::errors::Result<DecodingKey> = DecodingKey::from_rsa_pem;
-        let ec: fn(&[u8]) -> jsonwebtoken::errors::Result<DecodingKey> = DecodingKey::from_ec_pem;
-        let (parse, fits, misfit): (_, &'static dyn VerificationAlgorithm, _) = match algorithm.0 {
-            A::RS256 => (rsa, rsa_fits(&aws_lc::RSA_PKCS1_2048_8192_SHA256), InvalidKey::NotRsa),
-            A::RS384 => (rsa, rsa_fits(&aws_lc::RSA_PKCS1_2048_8192_SHA384), InvalidKey::NotRsa),
-            A::RS512 => (rsa, rsa_fits(&aws_lc::RSA_PKCS1_2048_8192_SHA512), InvalidKey::NotRsa),
-            A::PS256 => (rsa, rsa_fits(&aws_lc::RSA_PSS_2048_8192_SHA256), InvalidKey::NotRsa),
-            A::PS384 => (rsa, rsa_fits(&aws_lc::RSA_PSS_2048_8192_SHA384), InvalidKey::NotRsa),
-            A::PS512 => (rsa, rsa_fits(&aws_lc::RSA_PSS_2048_8192_SHA512), InvalidKey::NotRsa),
-            A::ES256 => (ec, ec_fits(&aws_lc::ECDSA_P256_SHA256_FIXED), InvalidKey::NotP256),
-            A::ES384 => (ec, ec_fits(&aws_lc::ECDSA_P384_SHA384_FIXED), InvalidKey::NotP384),
-            A::EdDSA => (DecodingKey::from_ed_pem, &aws_lc::ED25519, InvalidKey::NotEd25519),
-            // The HS algorithms; `parse` admits no others.
-            _ => return Err(InvalidKey::NotAPublicKey),
+        let (fits, misfit) = fitness(algorithm);
+        let parse: fn(&[u8]) -> jsonwebtoken::errors::Result<DecodingKey> = match misfit {
+            InvalidKey::NotRsa => DecodingKey::from_rsa_pem,
+            InvalidKey::NotEd25519 => DecodingKey::from_ed_pem,
+            _ => DecodingKey::from_ec_pem,
         };
         let decoding = parse(pem.as_bytes()).map_err(|_| misfit)?;
         let der = decoding.try_get_as_bytes().map_err(|_| misfit)?;
-        ParsedPublicKey::new(fits, der).map_err(|_| misfit)?;
+        ParsedPublicKey::new(fits.ok_or(misfit)?, der).map_err(|_| misfit)?;
         if misfit == InvalidKey::NotRsa && !RSA_BITS.contains(&rsa_bits(der).ok_or(misfit)?) {
             return Err(misfit);
         }
-        Ok(Self { algorithm, decoding })
+        Ok(Self::new(algorithm, decoding))
+    }
+
+    /// An RSA key by its modulus and its exponent, in base64url (RFC 7518, section 6.3.1).
+    pub fn from_modulus(algorithm: Algorithm, n: &str, e: &str) -> Result<Self, InvalidKey> {
+        let integer = |text: &str| {
+            let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| InvalidKey::NotRsa)?;
+            let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
+            Ok(bytes.into_iter().skip(zeros).collect::<Vec<u8>>())
+        };
+        let (n, e) = (integer(n)?, integer(e)?);
+        let bits = n.first().map_or(0, |first| n.len() * 8 - first.leading_zeros() as usize);
+        // An exponent of 1 would make every text its own signature.
+        let is_odd = |integer: &[u8]| integer.last().is_some_and(|last| last % 2 == 1);
+        let is_exponent = is_odd(&e) && e != [1] && e.len() <= MAX_EXPONENT_BYTES;
+        if fitness(algorithm).1 != InvalidKey::NotRsa
+            || !RSA_BITS.contains(&bits)
+            || !is_odd(&n)
+            || !is_exponent
+        {
+            return Err(InvalidKey::NotRsa);
+        }
+        Ok(Self::new(algorithm, DecodingKey::from_rsa_raw_components(&n, &e)))
+    }
+
+    /// A point of the algorithm's curve, in base64url (RFC 7518, section 6.2.1).
+    pub fn from_point(algorithm: Algorithm, x: &str, y: &str) -> Result<Self, InvalidKey> {
+        Self::fitting(algorithm, DecodingKey::from_ec_components(x, y).ok())
+    }
+
+    /// An Ed25519 key, in base64url (RFC 8037, section 2).
+    pub fn from_ed25519(algorithm: Algorithm, x: &str) -> Result<Self, InvalidKey> {
+        Self::fitting(algorithm, DecodingKey::from_ed_components(x).ok())
+    }
+
+    fn fitting(algorithm: Algorithm, decoding: Option<DecodingKey>) -> Result<Self, InvalidKey> {
+        let (fits, misfit) = fitness(algorithm);
+        let decoding = decoding.ok_or(misfit)?;
+        let bytes = decoding.try_get_as_bytes().map_err(|_| misfit)?;
+        ParsedPublicKey::new(fits.ok_or(misfit)?, bytes).map_err(|_| misfit)?;
+        Ok(Self::new(algorithm, decoding))
+    }
+
+    fn new(algorithm: Algorithm, decoding: DecodingKey) -> Self {
+        Self { id: None, algorithm, decoding }
+    }
+
+    pub fn with_id(self, id: String) -> Self {
+        Self { id: Some(id), ..self }
+    }
+
+    /// What a token's `kid` is compared with; a key without an id may be meant by any token.
+    pub fn id(&self) -> Option<&str> {
+        self.id.as_deref()
+    }
+
+    pub fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
+    pub fn is_symmetric(&self) -> bool {
+        self.algorithm.is_symmetric()
+    }
+
+    /// Whether a signature, in base64url, is this key's over a text. Secrets are compared in constant
+    /// time.
+    pub fn verifies(&self, text: &str, signature: &str) -> bool {
+        jsonwebtoken::crypto::verify(signature, text.as_bytes(), &self.decoding, self.algorithm.0)
+            .unwrap_or(false)
     }
 }
+
+/// What aws-lc checks a public key with, and what a key that does not pass is not.
+fn fitness(algorithm: Algorithm) -> (Option<&'static dyn VerificationAlgorithm>, InvalidKey) {
+    use jsonwebtoken::Algorithm as A;
+    let (fits, misfit): (&'static dyn VerificationAlgorithm, _) = match algorithm.0 {
+        A::RS256 => (rsa_fits(&aws_lc::RSA_PKCS1_2048_8192_SHA256), InvalidKey::NotRsa),
+        A::RS384 => (rsa_fits(&aws_lc::RSA_PKCS1_2048_8192_SHA384), InvalidKey::NotRsa),
+        A::RS512 => (rsa_fits(&aws_lc::RSA_PKCS1_2048_8192_SHA512), InvalidKey::NotRsa),
+        A::PS256 => (rsa_fits(&aws_lc::RSA_PSS_2048_8192_SHA256), InvalidKey::NotRsa),
+        A::PS384 => (rsa_fits(&aws_lc::RSA_PSS_2048_8192_SHA384), InvalidKey::NotRsa),
+        A::PS512 => (rsa_fits(&aws_lc::RSA_PSS_2048_8192_SHA512), InvalidKey::NotRsa),
+        A::ES256 => (ec_fits(&aws_lc::ECDSA_P256_SHA256_FIXED), InvalidKey::NotP256),
+        A::ES384 => (ec_fits(&aws_lc::ECDSA_P384_SHA384_FIXED), InvalidKey::NotP384),
+        A::EdDSA => (&aws_lc::ED25519, InvalidKey::NotEd25519),
+        // The HS algorithms; `parse` admits no others.
+        _ => return (None, InvalidKey::NotAPublicKey),
+    };
+    (Some(fits), misfit)
+}
+
+/// What aws-lc takes.
+const MAX_EXPONENT_BYTES: usize = 4;
 
 /// What aws-lc verifies with. It parses smaller keys too, and then refuses every signature.
 const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
@@ -146,89 +228,9 @@ fn ec_fits(algorithm: &'static EcdsaVerificationAlgorithm) -> &'static dyn Verif
     algorithm
 }
 
-/// What a token must say beside its signature. `exp` is always required.
-#[derive(Debug, Clone, Default)]
-pub struct Expectations {
-    /// Required and compared when given.
-    pub issuer: Option<String>,
-    /// At least one of them is required when any is given.
-    pub audience: Vec<String>,
-    /// How far the clocks of issuer and proxy may differ.
-    pub leeway: Duration,
-}
-
-/// Tells a valid token from any other.
-#[derive(Debug)]
-pub struct Verifier {
-    key: Key,
-    validation: Validation,
-    leeway: Duration,
-}
-
-impl Verifier {
-    pub fn new(key: Key, expectations: &Expectations) -> Self {
-        let mut validation = Validation::new(key.algorithm.0);
-        validation.validate_exp = false;
-        validation.validate_nbf = false;
-        let mut required = vec!["exp"];
-        if let Some(issuer) = &expectations.issuer {
-            validation.set_issuer(&[issuer]);
-            required.push("iss");
-        }
-        if expectations.audience.is_empty() {
-            validation.validate_aud = false;
-        } else {
-            validation.set_audience(&expectations.audience);
-            required.push("aud");
-        }
-        validation.set_required_spec_claims(&required);
-        Self { key, validation, leeway: expectations.leeway }
-    }
-
-    pub fn verify(&self, token: &str, now: SystemTime) -> Result<Claims, Denied> {
-        let claims = jsonwebtoken::decode::<Claims>(token, &self.key.decoding, &self.validation)
-            .map_err(|error| denied(error.kind()))?
-            .claims;
-        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-        let leeway = self.leeway.as_secs_f64();
-        let expires = numeric_date(&claims, "exp")?.ok_or(Denied::Registered("exp"))?;
-        if expires <= now - leeway {
-            return Err(Denied::Expired);
-        }
-        if numeric_date(&claims, "nbf")?.is_some_and(|not_before| not_before > now + leeway) {
-            return Err(Denied::NotYetValid);
-        }
-        Ok(claims)
-    }
-}
-
-/// A `NumericDate` (RFC 7519, section 2): seconds since 1970 as a JSON number, perhaps fractional.
-fn numeric_date(claims: &Claims, name: &'static str) -> Result<Option<f64>, Denied> {
-    match claims.get(name) {
-        None => Ok(None),
-        Some(value) => value.as_f64().map(Some).ok_or(Denied::Registered(name)),
-    }
-}
-
-fn denied(error: &ErrorKind) -> Denied {
-    match error {
-        ErrorKind::InvalidSignature => Denied::Signature,
-        ErrorKind::InvalidAlgorithm | ErrorKind::InvalidAlgorithmName | ErrorKind::UnsupportedAlgorithm => {
-            Denied::Algorithm
-        }
-        ErrorKind::InvalidIssuer => Denied::Issuer,
-        ErrorKind::InvalidAudience => Denied::Audience,
-        ErrorKind::MissingRequiredClaim(claim) => Denied::Registered(match claim.as_str() {
-            "iss" => "iss",
-            "aud" => "aud",
-            _ => "exp",
-        }),
-        _ => Denied::Malformed,
-    }
-}
-
 /// Makes a token, for trying things out and for the `reload` command. HS algorithms only.
-pub fn mint(algorithm: Algorithm, secret: &Secret, claims: &Claims) -> Option<String> {
+pub fn mint(algorithm: Algorithm, secret: &Secret, id: Option<&str>, claims: &Claims) -> Option<String> {
     let key = EncodingKey::from_secret(secret.expose().as_bytes());
-    jsonwebtoken::encode(&Header::new(algorithm.0), claims, &key).ok()
+    let header = Header { kid: id.map(str::to_owned), ..Header::new(algorithm.0) };
+    jsonwebtoken::encode(&header, claims, &key).ok()
 }

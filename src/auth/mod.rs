@@ -3,13 +3,18 @@
 //! Knows no configuration and no Pingora; the time is an argument. A rule is total: whatever it
 //! needs was parsed when it was made, and whatever it cannot make sense of is a refusal.
 
+pub mod cache;
 pub mod claims;
+mod json;
+mod jws;
+pub mod key_set;
 pub mod keys;
 pub mod links;
 pub mod networks;
 pub mod pattern;
 pub mod policy;
 pub mod token;
+pub mod verifier;
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -18,9 +23,9 @@ use http::HeaderMap;
 use thiserror::Error;
 
 use claims::{Claims, Condition};
-use keys::Verifier;
 use links::InvalidLink;
 use token::Source;
+use verifier::Verifier;
 
 /// Why a request is not authorized. The texts are safe to show: no token, no claim's value.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -29,8 +34,18 @@ pub enum Denied {
     NoToken,
     #[error("Token too large")]
     TooLarge,
+    /// One place holds two different tokens.
+    #[error("Conflicting tokens")]
+    Conflicting,
     #[error("Malformed token")]
     Malformed,
+    #[error("Unsupported critical header")]
+    Critical,
+    /// No key is the one that the token speaks of; one may have been published meanwhile.
+    #[error("Unknown key")]
+    UnknownKey,
+    #[error("Key no longer accepted")]
+    KeyRetired,
     #[error("Wrong algorithm")]
     Algorithm,
     #[error("Invalid signature")]
@@ -98,7 +113,7 @@ pub enum Rule {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Principal {
     pub subject: Option<String>,
-    pub claims: Claims,
+    pub claims: Arc<Claims>,
 }
 
 impl Rule {

@@ -148,8 +148,9 @@ mod tests {
     use serde_json::{Value, json};
 
     use crate::auth::claims::{Claims, Condition};
-    use crate::auth::keys::{Algorithm, Expectations, Key, Verifier, mint};
+    use crate::auth::keys::{Algorithm, Key, mint};
     use crate::auth::token::Source;
+    use crate::auth::verifier::{ConfiguredKey, Expectations, Verifier};
     use crate::secret::Secret;
 
     enum Who {
@@ -183,7 +184,8 @@ mod tests {
 
     fn rules(written: &[(&str, &str, Who)]) -> Rules {
         let key = Key::from_secret(algorithm(), &secret()).expect("long enough");
-        let verifier = Arc::new(Verifier::new(key, &Expectations::default()));
+        let key = ConfiguredKey { key, not_after: None, expectations: Expectations::default() };
+        let verifier = Arc::new(Verifier::new(vec![key], Vec::new(), Duration::ZERO));
         let bearer = |conditions| Rule::Token {
             verifier: verifier.clone(),
             sources: [Source::Bearer].into(),
@@ -210,7 +212,7 @@ mod tests {
         if let Some(claims) = claims.as_object() {
             let mut claims: Claims = claims.clone();
             claims.insert("exp".to_owned(), json!(NOW.as_secs() + 60));
-            let token = mint(algorithm(), &secret(), &claims).expect("a token");
+            let token = mint(algorithm(), &secret(), None, &claims).expect("a token");
             let bearer = HeaderValue::from_str(&format!("Bearer {token}")).expect("plain");
             headers.insert(AUTHORIZATION, bearer);
         }

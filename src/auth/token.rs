@@ -30,41 +30,56 @@ impl Source {
         matches!(self, Self::Bearer | Self::Header(_))
     }
 
-    fn token_in<'r>(&self, headers: &'r HeaderMap, query: &'r str) -> Option<Cow<'r, str>> {
-        let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
-        match self {
-            Self::Bearer => {
-                let (scheme, token) = text(&AUTHORIZATION)?.trim().split_once(' ')?;
-                scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().into())
-            }
-            Self::Header(name) => text(name).map(|value| value.trim().into()),
-            Self::Query(parameter) => query.split('&').find_map(|pair| {
-                let (name, value) = pair.split_once('=')?;
-                let name = percent_decode_str(name).decode_utf8().ok()?;
-                (name == *parameter).then(|| percent_decode_str(value).decode_utf8_lossy())
-            }),
-            Self::Cookie(cookie) => headers
-                .get_all(COOKIE)
-                .iter()
-                .filter_map(|value| value.to_str().ok())
+    /// Every token that stands here.
+    fn tokens_in<'r>(&self, headers: &'r HeaderMap, query: &'r str) -> Vec<Cow<'r, str>> {
+        let texts =
+            |name: &HeaderName| headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
+        let mut tokens: Vec<Cow<'r, str>> = match self {
+            Self::Bearer => texts(&AUTHORIZATION)
+                .filter_map(|value| {
+                    let (scheme, token) = value.trim().split_once(' ')?;
+                    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().into())
+                })
+                .collect(),
+            Self::Header(name) => texts(name).map(|value| value.trim().into()).collect(),
+            Self::Query(parameter) => query
+                .split('&')
+                .filter_map(|pair| {
+                    let (name, value) = pair.split_once('=')?;
+                    let name = percent_decode_str(name).decode_utf8().ok()?;
+                    (name == *parameter).then(|| percent_decode_str(value).decode_utf8_lossy())
+                })
+                .collect(),
+            Self::Cookie(cookie) => texts(&COOKIE)
                 .flat_map(|value| value.split(';'))
                 .filter_map(|pair| pair.trim().split_once('='))
-                .find_map(|(name, value)| (name == cookie).then(|| value.into())),
-        }
-        .filter(|token| !token.is_empty())
+                .filter(|(name, _)| name == cookie)
+                .map(|(_, value)| value.into())
+                .collect(),
+        };
+        tokens.retain(|token| !token.is_empty());
+        tokens
     }
 }
 
-/// The token of the first source that holds one.
+/// The token of the first source that holds one. Two different ones in one source are refused: whoever
+/// stands in front may have looked at the other.
 pub fn find<'r>(
     sources: &[Source],
     headers: &'r HeaderMap,
     query: &'r str,
 ) -> Result<Option<Cow<'r, str>>, Denied> {
-    match sources.iter().find_map(|source| source.token_in(headers, query)) {
-        Some(token) if token.len() > MAX_TOKEN_BYTES => Err(Denied::TooLarge),
-        found => Ok(found),
+    let tokens =
+        sources.iter().map(|source| source.tokens_in(headers, query)).find(|found| !found.is_empty());
+    let mut tokens = tokens.unwrap_or_default().into_iter();
+    let Some(token) = tokens.next() else { return Ok(None) };
+    if tokens.any(|other| other != token) {
+        return Err(Denied::Conflicting);
     }
+    if token.len() > MAX_TOKEN_BYTES {
+        return Err(Denied::TooLarge);
+    }
+    Ok(Some(token))
 }
 
 #[cfg(test)]
@@ -73,12 +88,11 @@ mod tests {
     use http::HeaderValue;
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
-        pairs
-            .iter()
-            .map(|(name, value)| {
-                (HeaderName::from_static(name), HeaderValue::from_str(value).expect("valid"))
-            })
-            .collect()
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(HeaderName::from_static(name), HeaderValue::from_str(value).expect("valid"));
+        }
+        headers
     }
 
     fn found(source: Source, pairs: &[(&'static str, &str)], query: &str) -> Option<String> {
@@ -113,6 +127,22 @@ mod tests {
         assert_eq!(token(&[("authorization", "Bearer one")], "token=two"), Some("one".into()));
         assert_eq!(token(&[("authorization", "Basic one")], "token=two"), Some("two".into()));
         assert_eq!(token(&[], ""), None);
+    }
+
+    #[test]
+    fn two_different_tokens_in_one_source_are_refused() {
+        let header = || Source::Header(HeaderName::from_static("x-auth-token"));
+        for (source, pairs, query) in [
+            (Source::Bearer, vec![("authorization", "Bearer a"), ("authorization", "bearer b")], ""),
+            (header(), vec![("x-auth-token", "a"), ("x-auth-token", "b")], ""),
+            (Source::Query("token".into()), vec![], "token=a&x=y&tok%65n=b"),
+            (Source::Cookie("session".into()), vec![("cookie", "session=a; session=b")], ""),
+            (Source::Cookie("session".into()), vec![("cookie", "session=a"), ("cookie", "session=b")], ""),
+        ] {
+            let headers = headers(&pairs);
+            assert_eq!(find(&[source], &headers, query), Err(Denied::Conflicting), "{pairs:?} {query}");
+        }
+        assert_eq!(found(Source::Query("token".into()), &[], "token=a&token=%61"), Some("a".to_owned()));
     }
 
     #[test]

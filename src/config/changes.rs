@@ -62,6 +62,11 @@ pub struct PendingRestart {
 pub fn between(old: &Config, new: &Config) -> Vec<Change> {
     let mut changes = Vec::new();
     compare("", &old.effective, &new.effective, &mut changes);
+    // The paths of the files may be the same.
+    let jwt = |config: &Config| config.effective.get("jwt").cloned();
+    if old.key_files != new.key_files && jwt(old) == jwt(new) {
+        changes.push(Change { path: "jwt.jwks".to_owned(), kind: Kind::Changed, old: None, new: None });
+    }
     compare_buckets(&old.buckets, &new.buckets, &mut changes);
     changes.sort_by(|a, b| a.path.cmp(&b.path));
     changes

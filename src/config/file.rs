@@ -63,6 +63,7 @@ impl Default for Server {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Admin {
+    pub enabled: bool,
     pub address: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u64>,
@@ -76,7 +77,7 @@ impl Default for Admin {
             operator: "equals".to_owned(),
             value: Some(Value::String("admin".to_owned())),
         };
-        Self { address: "127.0.0.1".to_owned(), port: None, claims: vec![admin] }
+        Self { enabled: true, address: "127.0.0.1".to_owned(), port: None, claims: vec![admin] }
     }
 }
 
@@ -139,6 +140,8 @@ pub struct Jwt {
     pub secret: Option<Secret>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub public_key: Option<String>,
+    pub keys: Vec<Key>,
+    pub jwks: Vec<Jwks>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub issuer: Option<String>,
     pub audience: Vec<String>,
@@ -154,11 +157,75 @@ impl Default for Jwt {
             algorithm: "HS256".to_owned(),
             secret: None,
             public_key: None,
+            keys: Vec::new(),
+            jwks: Vec::new(),
             issuer: None,
             audience: Vec::new(),
             leeway_seconds: 60,
             token_sources: vec![TokenSource { kind: "bearer".to_owned(), name: None }],
             claims: Vec::new(),
+        }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Key {
+    pub id: Option<String>,
+    pub algorithm: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secret: Option<Secret>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub public_key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_after: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audience: Option<Vec<String>>,
+}
+
+impl Default for Key {
+    fn default() -> Self {
+        Self {
+            id: None,
+            algorithm: "HS256".to_owned(),
+            secret: None,
+            public_key: None,
+            not_after: None,
+            issuer: None,
+            audience: None,
+        }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Jwks {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<String>,
+    pub refresh_seconds: u64,
+    pub refetch_seconds: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audience: Option<Vec<String>>,
+}
+
+impl Default for Jwks {
+    fn default() -> Self {
+        Self {
+            url: None,
+            file: None,
+            ca_file: None,
+            refresh_seconds: 3600,
+            refetch_seconds: 10,
+            issuer: None,
+            audience: None,
         }
     }
 }

@@ -15,6 +15,7 @@ pub mod stages;
 mod validate;
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -26,9 +27,11 @@ use serde_yaml::{Mapping, Value};
 
 use crate::auth::Rule;
 use crate::auth::claims::Condition;
+use crate::auth::key_set::KeySet;
 use crate::auth::keys::Algorithm;
 use crate::auth::networks::Network;
 use crate::auth::policy::Policy;
+use crate::auth::verifier::Verifier;
 use crate::fault;
 use crate::routing::{Prefix, RouteTable};
 use crate::s3;
@@ -49,12 +52,18 @@ pub struct Config {
     pub routes: RouteTable<Arc<Bucket>>,
     /// In the order of the file.
     pub buckets: Vec<Arc<Bucket>>,
-    /// What a token must be made of; `None` when no shared secret is configured.
-    pub minting: Option<Minting>,
+    /// The keys that are published elsewhere; none while `jwt` is switched off.
+    pub jwks: Vec<Arc<Jwks>>,
+    /// What a token must be made of.
+    pub minting: Minting,
     /// What is valid and yet perhaps not meant, one line each.
     pub warnings: Vec<String>,
     /// `sha256:` and the digest of the exact bytes of the file and of every file it refers to.
     pub digest: String,
+    /// What tells tokens apart, and the fingerprint of everything that it was made from.
+    verifier: Option<(u64, Arc<Verifier>)>,
+    /// The fingerprint of the files that keys and their roots came from; `None` without any.
+    key_files: Option<u64>,
     /// Everything but the buckets, which carry their own part.
     effective: Value,
 }
@@ -105,9 +114,50 @@ pub struct Server {
 /// The operators' endpoints.
 #[derive(Debug)]
 pub struct Operators {
+    /// Whether there is anything below `/admin`.
+    pub enabled: bool,
     /// Where they are served; on the traffic port when `None`.
     pub listen: Option<SocketAddr>,
     pub rule: Rule,
+}
+
+/// A set of keys that an issuer publishes, and how it is kept up to date.
+#[derive(Debug)]
+pub struct Jwks {
+    pub url: Url,
+    pub trust: Trust,
+    /// How old the keys may become.
+    pub refresh: Duration,
+    /// At least between two fetches that an unknown key or a failure has caused.
+    pub refetch: Duration,
+    /// The same in every generation with this address and this trust.
+    pub set: Arc<KeySet>,
+}
+
+/// The address of a key set. Prints without its query, as everything does that goes to the log.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Url(String);
+
+impl Url {
+    fn new(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.split(['?', '#']).next().unwrap_or_default())
+    }
+}
+
+impl fmt::Debug for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 /// One bucket: who may read it, where it is, and how requests to it are signed and timed.
@@ -127,7 +177,7 @@ pub struct Bucket {
     origin: Option<Origin>,
 }
 
-/// Which certificates vouch for a store, DER-encoded; none means the system's roots.
+/// Which certificates vouch for a server, DER-encoded; none means the usual roots.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Trust {
     pub roots: Vec<Vec<u8>>,
@@ -151,12 +201,19 @@ pub struct Timeouts {
 /// What it takes to make a token that this configuration accepts.
 #[derive(Debug)]
 pub struct Minting {
+    /// The shared secrets that are in service; others can make no token here.
+    pub keys: Vec<MintingKey>,
+    /// What an operator's token must satisfy.
+    pub operator_conditions: Vec<Condition>,
+}
+
+#[derive(Debug)]
+pub struct MintingKey {
+    pub id: Option<String>,
     pub algorithm: Algorithm,
     pub secret: Secret,
     pub issuer: Option<String>,
     pub audience: Option<String>,
-    /// What an operator's token must satisfy.
-    pub operator_conditions: Vec<Condition>,
 }
 
 impl Config {
@@ -194,19 +251,30 @@ struct Origin {
     jwt: u64,
 }
 
-/// The buckets in service, by the hashes of their sections. They are taken over as they are, so that
-/// what hangs on a bucket, like its signing key, lives on, and a reload costs what it changes.
-struct InService(HashMap<u64, Arc<Bucket>>);
+/// What is in service already. It is taken over as it is, so that what hangs on it, like a signing key or
+/// the keys of an issuer, lives on, and a reload costs what it changes.
+struct Known {
+    /// By the hashes of their sections.
+    buckets: HashMap<u64, Arc<Bucket>>,
+    verifier: Option<(u64, Arc<Verifier>)>,
+    jwks: Vec<Arc<Jwks>>,
+}
 
-impl InService {
+impl Known {
     fn new(predecessor: Option<&Config>) -> Self {
         let buckets = predecessor.into_iter().flat_map(|config| &config.buckets);
-        Self(buckets.filter_map(|bucket| Some((bucket.origin.as_ref()?.section, bucket.clone()))).collect())
+        Self {
+            buckets: buckets
+                .filter_map(|bucket| Some((bucket.origin.as_ref()?.section, bucket.clone())))
+                .collect(),
+            verifier: predecessor.and_then(|config| config.verifier.clone()),
+            jwks: predecessor.map(|config| config.jwks.clone()).unwrap_or_default(),
+        }
     }
 
     /// The bucket that a section would become.
-    fn find(&self, section: u64, jwt: u64, references: &mut References<'_>) -> Option<&Arc<Bucket>> {
-        let bucket = self.0.get(&section)?;
+    fn bucket(&self, section: u64, jwt: u64, references: &mut References<'_>) -> Option<&Arc<Bucket>> {
+        let bucket = self.buckets.get(&section)?;
         let origin = bucket.origin.as_ref()?;
         let is_same = origin.jwt == jwt && origin.became == hash_of(&origin.references, references)?;
         is_same.then_some(bucket)
@@ -335,10 +403,10 @@ fn parse(
         Problems::one(Place::root(), Some(line), "the file is not UTF-8; save it as UTF-8")
     })?;
     let mut problems = Problems::default();
-    let in_service = InService::new(predecessor);
+    let known = Known::new(predecessor);
     let document = stages.time("parse", || {
         fault::point("parse");
-        document::read(text, |hash| in_service.0.contains_key(&hash), &mut problems)
+        document::read(text, |hash| known.buckets.contains_key(&hash), &mut problems)
     })?;
     if document.tree.is_null() {
         return Err(Problems::one(
@@ -347,14 +415,14 @@ fn parse(
             "the file is empty; write at least `buckets: []` if that is meant",
         ));
     }
-    let (tree, buckets) = stages.time("references", || {
+    let Filled { tree, jwt, buckets } = stages.time("references", || {
         fault::point("references");
-        fill(document, &in_service, references, &mut problems)
+        fill(document, &known, references, &mut problems)
     });
     let valid = stages.time("validate", || {
         fault::point("validate");
         let (file, buckets) = read_sections(tree, buckets, references, &mut problems);
-        validate::validate(&file, buckets, references, &mut problems)
+        validate::validate(&file, buckets, jwt, &known, references, &mut problems)
     });
     match valid {
         Some(valid) if problems.is_empty() => Ok(valid),
@@ -362,13 +430,21 @@ fn parse(
     }
 }
 
+/// A file with its references filled in.
+struct Filled {
+    tree: Value,
+    /// A hash of the `jwt` block.
+    jwt: u64,
+    buckets: Vec<Section<Value>>,
+}
+
 /// Fills in references and finds out which buckets are in service already.
 fn fill(
     document: Document<'_>,
-    in_service: &InService,
+    known: &Known,
     references: &mut References<'_>,
     problems: &mut Problems,
-) -> (Value, Vec<Section<Value>>) {
+) -> Filled {
     let Document { mut tree, items } = document;
     references.fill(&mut tree, &Position::Root, problems);
     let jwt = Place::root().key("jwt");
@@ -376,7 +452,7 @@ fn fill(
     let list = Position::Key(&Position::Root, "buckets");
     let mut section = |(index, item)| {
         let (Item::Known { hash, .. } | Item::Read { hash, .. }) = item;
-        if let Some(bucket) = in_service.find(hash, jwt, references) {
+        if let Some(bucket) = known.bucket(hash, jwt, references) {
             return Section::InService(bucket.clone());
         }
         let mut section = match item {
@@ -393,7 +469,7 @@ fn fill(
         Section::Written { section, origin }
     };
     let buckets = items.into_iter().enumerate().map(&mut section).collect();
-    (tree, buckets)
+    Filled { tree, jwt, buckets }
 }
 
 fn read_sections(

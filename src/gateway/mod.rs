@@ -6,17 +6,20 @@ mod address;
 pub mod admission;
 mod answering;
 mod context;
+pub mod issuers;
 mod rejection;
 pub mod resolver;
 pub mod upstream;
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::header::TRANSFER_ENCODING;
+use http::request::Parts;
 use http::{Method, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
@@ -26,15 +29,18 @@ use pingora::{Error, ErrorSource, ErrorType, Result};
 
 use crate::admin::{self, Call, Endpoint, Operators};
 use crate::answer::Answer;
+use crate::auth::Denied;
 use crate::config::Bucket;
 use crate::fault;
+use crate::generation::Generation;
 use crate::reload::attempt::Trigger;
 use crate::reload::signals;
 use crate::s3;
 use access::{Access, CLIENT_CLOSED, count_upstream_error};
-use admission::{Refusal, admit};
+use admission::{Admission, Refusal, admit};
 use answering::{WRITE, keep_only, read_body, reject, replace, request_id, stamp, write};
 use context::{Context, Replacement, Upstream};
+use issuers::Issuers;
 use rejection::{METHODS, Rejection, UpstreamError};
 use resolver::Resolver;
 use upstream::Authorities;
@@ -55,6 +61,7 @@ pub struct Gateway {
     pub is_for_operators: bool,
     pub operators: Arc<Operators>,
     pub resolver: Arc<Resolver>,
+    pub issuers: Arc<Issuers>,
     pub authorities: Authorities,
 }
 
@@ -122,7 +129,7 @@ impl ProxyHttp for Gateway {
         let admitted = if self.is_for_operators {
             Err(Rejection::NoRoute.into())
         } else {
-            admit(&ctx.generation, request, ctx.address, SystemTime::now())
+            self.admit(&ctx.generation, request, ctx.address).await
         };
         match admitted {
             Ok(admission) => {
@@ -343,9 +350,34 @@ impl Gateway {
         (self.is_for_operators || is_shared || endpoint.is_health()).then_some(endpoint)
     }
 
+    /// Admits, and where a token speaks of an unknown key, looks once more when the keys were fetched.
+    async fn admit(
+        &self,
+        generation: &Generation,
+        request: &Parts,
+        address: Option<IpAddr>,
+    ) -> std::result::Result<Admission, Refusal> {
+        match admit(generation, request, address, SystemTime::now()) {
+            Err(Refusal { rejection: Rejection::Denied(Denied::UnknownKey), .. })
+                if self.issuers.ask(&generation.config).await =>
+            {
+                admit(generation, request, address, SystemTime::now())
+            }
+            outcome => outcome,
+        }
+    }
+
     async fn operators_answer(&self, endpoint: Endpoint, session: &mut Session, ctx: &mut Context) -> Answer {
+        if endpoint.is_below_admin() && !ctx.generation.config.operators.enabled {
+            ctx.rejection = Some(Rejection::NoRoute);
+            return admin::absent();
+        }
         let headers = &session.req_header().headers;
-        let principal = match self.operators.authorize(endpoint, &ctx.generation, headers) {
+        let mut authorized = self.operators.authorize(endpoint, &ctx.generation, headers);
+        if authorized == Err(Denied::UnknownKey) && self.issuers.ask(&ctx.generation.config).await {
+            authorized = self.operators.authorize(endpoint, &ctx.generation, headers);
+        }
+        let principal = match authorized {
             Ok(principal) => principal,
             Err(denied) => {
                 let answer = admin::refusal(&denied);
@@ -385,7 +417,7 @@ impl Gateway {
     }
 }
 
-fn admitted(ctx: &Context) -> Result<&admission::Admission> {
+fn admitted(ctx: &Context) -> Result<&Admission> {
     ctx.admission.as_ref().ok_or_else(|| Error::explain(ErrorType::InternalError, "no admission"))
 }
 

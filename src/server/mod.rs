@@ -21,6 +21,7 @@ use tracing::{error, info, warn};
 use crate::admin::Operators;
 use crate::config::Config;
 use crate::config::source::Content;
+use crate::gateway::issuers::Issuers;
 use crate::gateway::resolver::Resolver;
 use crate::gateway::upstream::Authorities;
 use crate::gateway::{Gateway, MAX_ADDRESSES};
@@ -38,7 +39,8 @@ use upgrade::Waiting;
 /// Idle connections to stores that are kept, per thread.
 const POOLED_CONNECTIONS_PER_THREAD: usize = 256;
 
-/// How long the names of new stores may take before a configuration goes into service without them.
+/// How long the names of new stores and the keys of issuers may take before a configuration goes into
+/// service without them.
 const WARM: Duration = Duration::from_secs(2);
 
 /// What a process starts with.
@@ -84,15 +86,23 @@ pub fn run(start: Start, signals: Caught, log: logging::Guard) -> Result<()> {
     let metrics = Arc::new(Metrics::new().context("the metrics cannot be registered")?);
     let lifecycle = Arc::new(Lifecycle::default());
     let resolver = Arc::new(Resolver::new(runtime.handle().clone()));
+    let issuers = Arc::new(Issuers::new(runtime.handle().clone(), metrics.clone()));
     let watcher = Watcher::new();
     let watcher_status = watcher.status();
 
     // The ports need proxies, the proxies the reloader, and the reloader the ports.
     let ports_slot = Arc::new(std::sync::OnceLock::<Arc<Ports>>::new());
     let surroundings = {
-        let (resolver, ports, waker) = (resolver.clone(), ports_slot.clone(), watcher.waker());
+        let (resolver, issuers) = (resolver.clone(), issuers.clone());
+        let (ports, waker) = (ports_slot.clone(), watcher.waker());
         Surroundings {
-            warm: Box::new(move |config| resolver.warm(store_names(config), WARM)),
+            warm: Box::new(move |config| {
+                let deadline = Instant::now() + WARM;
+                issuers.begin(config);
+                let mut warnings = resolver.warm(store_names(config), WARM);
+                warnings.extend(issuers.wait(config, deadline));
+                warnings
+            }),
             prepare: Box::new(move |config| match ports.get() {
                 Some(ports) => ports.prepare(config),
                 None => Err("the process is starting".to_owned()),
@@ -120,7 +130,7 @@ pub fn run(start: Start, signals: Caught, log: logging::Guard) -> Result<()> {
     // Pingora reads the system's root certificates here, and panics where it cannot.
     let proxies = std::panic::catch_unwind(AssertUnwindSafe(|| {
         [Role::Traffic, Role::Operators]
-            .map(|role| (role, proxy(role, threads, operators.clone(), resolver.clone())))
+            .map(|role| (role, proxy(role, threads, operators.clone(), resolver.clone(), issuers.clone())))
     }));
     let proxies = proxies.map_err(|_| {
         anyhow!("the system's root certificates cannot be read; see SSL_CERT_FILE and SSL_CERT_DIR")
@@ -129,6 +139,7 @@ pub fn run(start: Start, signals: Caught, log: logging::Guard) -> Result<()> {
     let _ = ports_slot.set(ports.clone());
     // Without waiting: the first requests wait for themselves.
     resolver.warm(store_names(&live.current().config), Duration::ZERO);
+    issuers.start(live.clone());
     ports.open(listeners).context("the ports cannot be served")?;
     watcher.start(reloader.clone()).context("the watcher cannot be started")?;
     if let Some(handed_over) = handed_over {
@@ -217,11 +228,13 @@ fn proxy(
     threads: usize,
     operators: Arc<Operators>,
     resolver: Arc<Resolver>,
+    issuers: Arc<Issuers>,
 ) -> Arc<HttpProxy<Gateway>> {
     let gateway = Gateway {
         is_for_operators: role == Role::Operators,
         operators,
         resolver,
+        issuers,
         authorities: Authorities::default(),
     };
     let mut proxy = http_proxy(&Arc::new(pingora_conf(threads)), gateway);

@@ -36,6 +36,43 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
     entries.flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] }).collect()
 }
 
+/// What of `named` is no test; a test is written `module::name`.
+fn missing(named: &[&str]) -> Vec<String> {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it");
+    let mut missing = Vec::new();
+    for test in named {
+        let Some((module, name)) = test.rsplit_once("::") else {
+            missing.push(format!("`{test}` names no module"));
+            continue;
+        };
+        let source = fs::read_to_string(tests.join(format!("{module}.rs"))).unwrap_or_default();
+        if !source.contains(&format!("fn {name}()")) {
+            missing.push(format!("`{test}` does not exist"));
+        }
+    }
+    missing
+}
+
+#[test]
+fn every_test_that_the_security_document_names_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let document = fs::read_to_string(root.join("docs/security.md")).expect("the document");
+    let named: Vec<&str> = document.split('`').skip(1).step_by(2).filter(|text| is_test(text)).collect();
+    assert!(named.len() > 20, "only {} tests are named", named.len());
+    let missing = missing(&named);
+    assert!(missing.is_empty(), "{missing:#?}");
+    // Every point of RFC 8725, section 3.
+    for point in 1..=12 {
+        assert!(document.contains(&format!("\n| 3.{point} ")), "3.{point} has no row");
+    }
+}
+
+/// `module::a_name_that_is_a_sentence`
+fn is_test(text: &str) -> bool {
+    let word = |part: &str| part.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+    text.split_once("::").is_some_and(|(module, name)| word(module) && word(name))
+}
+
 /// Every promise that the table of `docs/CONFIG_RELOAD.md` must have a row for.
 const PROMISES: [u32; 37] = [
     1, 2, 3, 4, 5, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 23, 24, 25, 26, 30, 32, 35, 36,
@@ -60,16 +97,7 @@ fn every_promise_has_a_row_and_every_row_a_test() {
         if named.is_empty() {
             wrong.push(format!("no test in {row}"));
         }
-        for test in named {
-            let Some((module, name)) = test.rsplit_once("::") else {
-                wrong.push(format!("`{test}` names no module"));
-                continue;
-            };
-            let source = fs::read_to_string(root.join(format!("tests/it/{module}.rs"))).unwrap_or_default();
-            if !source.contains(&format!("fn {name}()")) {
-                wrong.push(format!("`{test}` does not exist"));
-            }
-        }
+        wrong.extend(missing(&named));
         promised.extend(numbers);
     }
     wrong.extend(PROMISES.iter().filter(|id| !promised.contains(id)).map(|id| format!("G{id} has no row")));

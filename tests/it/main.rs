@@ -14,6 +14,8 @@ mod config; //    what the validator says
 mod objects; //   reading objects
 mod tokens; //    who may read
 mod rules; //     … which part of a bucket, from where
+mod forgeries; // tokens that somebody made up
+mod keys; //      several keys; keys that issuers publish
 mod reloading; // changing the configuration while it serves
 mod reload_switch; //   … G1 to G7: the switch and the requests under way
 mod reload_safety; //   … G8 to G14: safety

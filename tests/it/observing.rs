@@ -198,7 +198,7 @@ async fn no_output_ever_holds_a_secret() {
     for target in ["/metrics", "/admin/status"] {
         outputs += &proxy.get_as(target, &admin).await.text().await.expect("a text");
     }
-    outputs += &proxy.log_text();
+    outputs += &proxy.whole_log_text().await;
 
     assert!(outputs.contains("[redacted]") && outputs.len() > 10_000, "too little was looked at");
     for secret in PLANTED {

@@ -59,7 +59,10 @@ async fn g36_the_change_report_stands_in_the_answer_the_status_and_the_log() {
     assert_eq!(answer["changes"], expected);
     let status = stack.proxy.status().await;
     assert_eq!((&status["last_reload"]["changes"], &status["history"][0]["changes"]), (&expected, &expected));
-    let line = stack.proxy.log().into_iter().find(|line| line["outcome"] == "published").expect("a line");
+    let line = eventually("the reload is in the log", async || {
+        stack.proxy.log().into_iter().find(|line| line["outcome"] == "published")
+    })
+    .await;
     let changes = line["changes"].as_str().expect("a text");
     assert!(changes.contains("buckets[photos].path_prefix: \"/photos\" → \"/next\""), "{changes}");
     assert!(
@@ -217,7 +220,10 @@ async fn g40_the_last_good_configuration_is_served_when_asked_for() {
     eventually("the last good one is served", async || http().get(&url).send().await.ok()).await;
     assert_eq!(second.get("/two/cat.jpg").await.status(), 200);
     assert!(
-        second.log_text().contains("serving the last configuration that took effect; the file is invalid")
+        second
+            .whole_log_text()
+            .await
+            .contains("serving the last configuration that took effect; the file is invalid")
     );
     let status = second.status().await;
     let earlier = status["history"].as_array().expect("a list");
@@ -357,7 +363,7 @@ async fn a_webhook_hears_of_failures_and_delays_nothing() {
     assert_eq!(first.split("\r\n\r\n").nth(1), second.split("\r\n\r\n").nth(1), "the same message again");
     let body: Value = serde_json::from_str(second.split("\r\n\r\n").nth(1).expect("a body")).expect("JSON");
     assert_eq!((&body["status"], &body["error"]), (&json!("error"), &json!("expected a list, found `1`")));
-    assert!(!stack.proxy.log_text().contains("planted-hook-secret"));
+    assert!(!stack.proxy.whole_log_text().await.contains("planted-hook-secret"));
     assert!(heard.try_recv().is_err(), "only failures");
 }
 
@@ -390,7 +396,7 @@ async fn who_may_try_a_text_reads_neither_files_nor_the_environment() {
         };
         outputs.push_str(&text);
     }
-    outputs.push_str(&proxy.log_text());
+    outputs.push_str(&proxy.whole_log_text().await);
     assert!(outputs.contains("${PLANTED}"), "what is written is shown");
     assert!(!outputs.contains("47114"), "{outputs}");
     assert!(
@@ -432,7 +438,10 @@ async fn a_refused_trial_leaves_no_trace() {
     assert_eq!(after["error_state"], before["error_state"]);
     assert_eq!(stack.proxy.metric("config_last_reload_successful").await, 1.0);
     assert_eq!(stack.proxy.post("/admin/reload?dry_run=false&dry_run=true").await.0, 400);
-    assert!(stack.proxy.log().iter().filter(|line| line["level"] == "ERROR").count() == 1, "the 409 alone");
+    assert!(
+        stack.proxy.whole_log().await.iter().filter(|line| line["level"] == "ERROR").count() == 1,
+        "the 409 alone"
+    );
 }
 
 #[tokio::test]

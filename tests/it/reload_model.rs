@@ -91,6 +91,7 @@ async fn g15_g19_g24_g39_random_steps_agree_with_the_model() {
                         };
                         stack.proxy.log().iter().filter(|line| is_signal(line)).count()
                     };
+                    stack.proxy.whole_log().await;
                     let before = signalled();
                     stack.proxy.signal("HUP");
                     stack.proxy.reload(&admin_token()).await;

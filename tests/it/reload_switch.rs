@@ -203,6 +203,7 @@ async fn g03_a_running_download_outlives_its_bucket() {
 
 /// Whether a SIGHUP to a proxy without any traffic takes effect in time. Looks at the log only.
 pub async fn is_prompt_while_idle(proxy: &Proxy) -> Result<Duration, String> {
+    proxy.whole_log().await;
     let reloads = || proxy.log().iter().filter(|line| line["outcome"] == "published").count();
     let before = reloads();
     let started = Instant::now();

@@ -48,9 +48,11 @@ async fn an_invalid_file_changes_nothing_and_everybody_reads_the_same_text() {
     assert_eq!(printed, format!("{}\n1 problem\n", lines.join("\n")));
 
     stack.proxy.hangup().await;
-    let failures: Vec<Value> =
-        stack.proxy.log().into_iter().filter(|line| line["level"] == "ERROR").collect();
-    assert_eq!(failures.len(), 2);
+    let failures = eventually("both failures are in the log", async || {
+        let failures = stack.proxy.log().into_iter().filter(|line| line["level"] == "ERROR");
+        Some(failures.collect::<Vec<_>>()).filter(|failures| failures.len() == 2)
+    })
+    .await;
     for line in &failures {
         let message = line["message"].as_str().expect("a text");
         assert!(

@@ -53,7 +53,7 @@ async fn a_token_is_read_where_its_source_says() {
         assert_eq!(request.send().await.expect("an answer").status(), 401);
     }
     assert!(stack.store.received().is_empty());
-    assert!(!stack.proxy.log_text().contains(&token), "the token is in the log");
+    assert!(!stack.proxy.whole_log_text().await.contains(&token), "the token is in the log");
 }
 
 #[tokio::test]
@@ -108,7 +108,7 @@ async fn a_bad_token_is_401_and_the_log_knows_why() {
         (without("exp"), 401, "exp"),
         (but(json!({ "exp": format!("{}", now() + 60) })), 401, "exp"),
         (but(json!({ "exp": null })), 401, "exp"),
-        (but(json!({ "exp": [now() + 60] })), 401, "Malformed token"),
+        (but(json!({ "exp": [now() + 60] })), 401, "exp"),
         (but(json!({ "nbf": now() + 60 })), 401, "Token not yet valid"),
         (but(json!({ "nbf": "later" })), 401, "nbf"),
         (but(json!({ "iss": "you" })), 401, "Wrong issuer"),
@@ -120,8 +120,8 @@ async fn a_bad_token_is_401_and_the_log_knows_why() {
         (without("aud"), 401, "aud"),
         (other_key, 401, "Invalid signature"),
         (other_algorithm, 401, "Wrong algorithm"),
-        (format!("{none}.{payload}."), 401, "Malformed token"),
-        (format!("{none}.{payload}.{signature}"), 401, "Malformed token"),
+        (format!("{none}.{payload}."), 401, "Wrong algorithm"),
+        (format!("{none}.{payload}.{signature}"), 401, "Wrong algorithm"),
         (format!("{head}.{payload}."), 401, "Invalid signature"),
         (format!("{head}.{payload}"), 401, "Malformed token"),
         (format!("{head}.{payload}.{signature}.x"), 401, ""),
@@ -321,7 +321,7 @@ async fn jwt_switched_off_opens_the_buckets_and_closes_the_endpoints() {
     assert_eq!(stack.proxy.get("/papers/plan.txt").await.status(), 200);
     let (status, answer) = stack.proxy.reload(&admin_token()).await;
     assert_eq!((status, answer["status"].as_str()), (403, Some("error")));
-    assert!(stack.proxy.log_text().contains("turns enforcement off"));
+    assert!(stack.proxy.whole_log_text().await.contains("turns enforcement off"));
 }
 
 #[tokio::test]

@@ -61,7 +61,9 @@ impl Validator<'_, '_> {
                 let mut effective = serde_yaml::to_value(&bucket).unwrap_or_default();
                 conceal(&mut effective, &place, &self.references.written);
                 // A warning names the place, and a file or the environment may have other contents next time.
-                let is_told = self.warnings.len() == warned && trust.roots.is_empty() && has_own_keys;
+                let has_same_keys = jwt.is_none_or(|jwt| jwt.files.is_none());
+                let is_told =
+                    self.warnings.len() == warned && trust.roots.is_empty() && has_own_keys && has_same_keys;
                 let origin = origin.filter(|_| is_told);
                 valid.push(Arc::new(Bucket {
                     name,
@@ -285,6 +287,11 @@ impl Validator<'_, '_> {
         if endpoint.is_some_and(|endpoint| endpoint.scheme == Scheme::Http) {
             self.warnings.push(format!("{place}: is not used, because the endpoint is http"));
         }
+        Some(Trust { roots: self.certificates(path, place)? })
+    }
+
+    /// Roots in PEM, from a file that the configuration names; DER-encoded.
+    pub fn certificates(&mut self, path: &str, place: &Place) -> Option<Vec<Vec<u8>>> {
         let pem = match self.references.file(Path::new(path)) {
             Ok(pem) => pem,
             Err(why) => {
@@ -303,6 +310,6 @@ impl Validator<'_, '_> {
             self.refuse(place, path, "holds no usable certificates; give a bundle in PEM");
             return None;
         }
-        Some(Trust { roots: roots.into_iter().map(|certificate| certificate.to_vec()).collect() })
+        Some(roots.into_iter().map(|certificate| certificate.to_vec()).collect())
     }
 }

@@ -1,4 +1,4 @@
-//! The `jwt` block, and conditions on claims wherever they stand.
+//! The `jwt` block without its keys, and conditions on claims wherever they stand.
 
 use std::sync::Arc;
 
@@ -7,22 +7,24 @@ use http::HeaderName;
 use super::Validator;
 use crate::auth::Rule;
 use crate::auth::claims::{Condition, InvalidCondition};
-use crate::auth::keys::{Algorithm, Expectations, InvalidKey, Key, Verifier};
 use crate::auth::token::Source;
+use crate::auth::verifier::Verifier;
 use crate::config::problem::Place;
-use crate::config::{Minting, file};
-use crate::secret::Secret;
+use crate::config::{Jwks, Known, MintingKey, file};
 
 /// The `jwt` block, understood.
+#[derive(Default)]
 pub struct Jwt {
     pub enabled: bool,
-    algorithm: Option<Algorithm>,
-    secret: Option<Secret>,
-    issuer: Option<String>,
-    audience: Vec<String>,
-    verifier: Option<Arc<Verifier>>,
+    pub verifier: Option<Arc<Verifier>>,
+    /// Of everything that the verifier was made from, the contents of files included.
+    pub fingerprint: u64,
+    /// Of those files alone; `None` where the block says all that there is.
+    pub files: Option<u64>,
+    pub jwks: Vec<Arc<Jwks>>,
+    pub minting: Vec<MintingKey>,
     pub sources: Vec<Source>,
-    conditions: Vec<Condition>,
+    pub conditions: Vec<Condition>,
 }
 
 impl Jwt {
@@ -32,88 +34,23 @@ impl Jwt {
         let verifier = self.verifier.clone()?;
         Some(Rule::Token { verifier, sources: sources.into(), conditions })
     }
-
-    pub fn minting(self, more: Vec<Condition>) -> Option<Minting> {
-        Some(Minting {
-            algorithm: self.algorithm?,
-            secret: self.secret?,
-            issuer: self.issuer,
-            audience: self.audience.into_iter().next(),
-            operator_conditions: [self.conditions, more].concat(),
-        })
-    }
 }
 
 impl Validator<'_, '_> {
-    pub fn jwt(&mut self, jwt: &file::Jwt, place: &Place) -> Jwt {
+    pub fn jwt(&mut self, jwt: &file::Jwt, hash: u64, known: &Known, place: &Place) -> Jwt {
         if !jwt.enabled {
             self.warnings.push(format!(
                 "{}: false turns enforcement off: every bucket is public and the /admin endpoints answer 403",
                 place.key("enabled")
             ));
         }
-        let algorithm = match Algorithm::parse(&jwt.algorithm) {
-            Ok(algorithm) => Some(algorithm),
-            Err(why) => {
-                self.refuse(&place.key("algorithm"), &jwt.algorithm, why);
-                None
-            }
-        };
-        let key = algorithm.and_then(|algorithm| self.key(jwt, algorithm, place));
         let leeway = self.seconds(jwt.leeway_seconds as f64, 0.0, &place.key("leeway_seconds"));
-        for (field, texts) in [
-            ("issuer", jwt.issuer.iter().collect::<Vec<_>>()),
-            ("audience", jwt.audience.iter().collect::<Vec<_>>()),
-        ] {
-            if texts.into_iter().any(String::is_empty) && !self.problems.any_at(&place.key(field)) {
-                self.problems.push(place.key(field), "is empty; leave the key out to accept any");
-            }
-        }
-        let expectations =
-            Expectations { issuer: jwt.issuer.clone(), audience: jwt.audience.clone(), leeway };
+        let keys = self.keys(jwt, leeway, hash, known, place);
         Jwt {
             enabled: jwt.enabled,
-            algorithm,
-            secret: jwt.secret.clone().filter(|_| algorithm.is_some_and(Algorithm::is_symmetric)),
-            issuer: jwt.issuer.clone(),
-            audience: jwt.audience.clone(),
-            verifier: key.map(|key| Arc::new(Verifier::new(key, &expectations))),
             sources: self.sources(&jwt.token_sources, &place.key("token_sources")),
             conditions: self.conditions(&jwt.claims, &place.key("claims")),
-        }
-    }
-
-    fn key(&mut self, jwt: &file::Jwt, algorithm: Algorithm, place: &Place) -> Option<Key> {
-        let (used, unused, unused_is_set) = if algorithm.is_symmetric() {
-            ("secret", "public_key", jwt.public_key.is_some())
-        } else {
-            ("public_key", "secret", jwt.secret.is_some())
-        };
-        if unused_is_set {
-            let message = format!("is not used with {algorithm}; give `{used}` instead");
-            self.problems.push(place.key(unused), message);
-        }
-        let key = match (&jwt.secret, &jwt.public_key) {
-            (Some(secret), _) if algorithm.is_symmetric() => Key::from_secret(algorithm, secret),
-            (_, Some(pem)) if !algorithm.is_symmetric() => Key::from_pem(algorithm, pem),
-            _ => {
-                if jwt.enabled {
-                    self.missing(place.key(used), &format!("{algorithm} needs it"));
-                }
-                return None;
-            }
-        };
-        match key {
-            Ok(key) => Some(key),
-            // The wording of this one is fixed by the documentation.
-            Err(why @ InvalidKey::ShortSecret) => {
-                self.problems.push(place.key(used), why.to_string());
-                None
-            }
-            Err(why) => {
-                self.problems.push(place.key(used), format!("the key {why}; {algorithm} needs one"));
-                None
-            }
+            ..keys
         }
     }
 

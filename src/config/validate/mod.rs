@@ -2,15 +2,16 @@
 
 mod buckets;
 mod jwt;
+mod keys;
 mod policy;
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::file::{self, File};
 use super::problem::{Place, Problems};
 use super::reference::References;
-use super::{Config, Notify, Operators, Reload, Section, Server, Watch, conceal};
+use super::{Config, Known, Minting, Notify, Operators, Reload, Section, Server, Watch, conceal};
 use crate::auth::Rule;
 use crate::auth::claims::Condition;
 use crate::auth::networks::Network;
@@ -30,13 +31,15 @@ const MAX_THREADS: u64 = 1024;
 pub fn validate(
     file: &File,
     buckets: Vec<Section<file::Bucket>>,
+    jwt_hash: u64,
+    known: &Known,
     references: &mut References<'_>,
     problems: &mut Problems,
 ) -> Option<Config> {
-    let mut validator = Validator { references, problems, warnings: Vec::new() };
+    let mut validator = Validator { references, problems, warnings: Vec::new(), now: SystemTime::now() };
     let root = Place::root();
     let server = validator.server(&file.server, &root.key("server"));
-    let jwt = file.jwt.as_ref().map(|jwt| validator.jwt(jwt, &root.key("jwt")));
+    let jwt = file.jwt.as_ref().map(|jwt| validator.jwt(jwt, jwt_hash, known, &root.key("jwt")));
     let operators = validator.operators(&file.admin, &root.key("admin"), jwt.as_ref(), server.as_ref());
     let reload = validator.reload(&file.reload, &root.key("reload"));
     let buckets = validator.buckets(buckets, &root.key("buckets"), jwt.as_ref());
@@ -44,10 +47,17 @@ pub fn validate(
     let mut effective = serde_yaml::to_value(file).unwrap_or_default();
     conceal(&mut effective, &root, &references.written);
     let operators = operators?;
+    let jwt = jwt.unwrap_or_default();
     Some(Config {
         server: server?,
-        minting: jwt.and_then(|jwt| jwt.minting(operators.conditions)),
-        operators: Operators { listen: operators.listen, rule: operators.rule },
+        minting: Minting {
+            keys: jwt.minting,
+            operator_conditions: [jwt.conditions, operators.conditions].concat(),
+        },
+        operators: Operators { enabled: file.admin.enabled, listen: operators.listen, rule: operators.rule },
+        jwks: if jwt.enabled { jwt.jwks } else { Vec::new() },
+        key_files: jwt.files,
+        verifier: jwt.verifier.map(|verifier| (jwt.fingerprint, verifier)),
         reload,
         routes: buckets.iter().map(|bucket| (bucket.prefix.clone(), bucket.clone())).collect(),
         buckets,
@@ -67,6 +77,7 @@ struct Validator<'v, 'r> {
     references: &'v mut References<'r>,
     problems: &'v mut Problems,
     warnings: Vec<String>,
+    now: SystemTime,
 }
 
 impl Validator<'_, '_> {
@@ -213,6 +224,14 @@ impl Validator<'_, '_> {
         let conditions = self.conditions(&admin.claims, &place.key("claims"));
         let rule = match jwt {
             Some(jwt) if jwt.enabled => {
+                let block = Place::root().key("jwt");
+                let are_gone = jwt.verifier.as_ref().is_some_and(|verifier| !verifier.has_keys(self.now));
+                if admin.enabled && are_gone && !self.problems.any_at(&block) {
+                    self.problems.push(
+                        block.key("keys"),
+                        "holds no key that is still accepted, so no operator could ask for anything; add a key, or set `admin.enabled: false`",
+                    );
+                }
                 let more = jwt.sources.iter().filter(|s| s.is_for_operators() && **s != Source::Bearer);
                 let sources = std::iter::once(Source::Bearer).chain(more.cloned()).collect();
                 jwt.rule(sources, conditions.clone())?

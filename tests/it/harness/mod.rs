@@ -1,6 +1,7 @@
 //! What every test stands on: the real program, a real store, clients, and patience with a deadline.
 
 pub mod faulty;
+pub mod issuer;
 pub mod proxy;
 pub mod raw;
 pub mod store;

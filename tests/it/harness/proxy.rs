@@ -193,6 +193,7 @@ impl Proxy {
         self.metrics().await.get(sample).copied().unwrap_or(0.0)
     }
 
+    /// What the file of the log holds by now; the proxy writes a few milliseconds late.
     pub fn log_text(&self) -> String {
         fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
@@ -201,6 +202,21 @@ impl Proxy {
     pub fn log(&self) -> Vec<Value> {
         let text = self.log_text();
         text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| line.into())).collect()
+    }
+
+    /// The log, with everything that was logged before this call. Lines are written in their order,
+    /// so it is there when the line of one more request is.
+    pub async fn whole_log(&self) -> Vec<Value> {
+        let id = uuid::Uuid::now_v7().to_string();
+        http().get(self.url("/healthz")).header("X-Request-Id", &id).send().await.expect("an answer");
+        self.access_line(&id).await;
+        self.log()
+    }
+
+    /// [`Self::whole_log`], as it is written.
+    pub async fn whole_log_text(&self) -> String {
+        self.whole_log().await;
+        self.log_text()
     }
 
     /// The log line of a request, once it is written.

@@ -1,0 +1,77 @@
+//! Tokens that were found good, so that the signature of one that comes again is not computed again.
+//!
+//! An entry says who signed a token and what it claims; whether that key still stands, and whether the
+//! dates and the rules still hold, is for the reader to ask every time. Bounded; keyed by a digest, so
+//! that no token is kept.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use quick_cache::Weighter;
+use quick_cache::sync::Cache as Entries;
+
+use super::claims::Claims;
+
+/// The bytes of tokens that one cache answers for: some 10,000 tokens of a usual size.
+const MAX_TOKEN_BYTES: u64 = 8 << 20;
+const USUAL_TOKEN_BYTES: u64 = 800;
+
+static HITS: AtomicU64 = AtomicU64::new(0);
+static MISSES: AtomicU64 = AtomicU64::new(0);
+
+/// Tokens that were found here, and such that were not, since the process started.
+pub fn lookups() -> (u64, u64) {
+    (HITS.load(Ordering::Relaxed), MISSES.load(Ordering::Relaxed))
+}
+
+/// What a signature vouched for.
+#[derive(Clone)]
+struct Verified<S> {
+    signer: S,
+    claims: Arc<Claims>,
+    token_bytes: u64,
+}
+
+#[derive(Clone)]
+struct Weight;
+
+impl<S> Weighter<Digest, Verified<S>> for Weight {
+    fn weight(&self, _: &Digest, verified: &Verified<S>) -> u64 {
+        verified.token_bytes
+    }
+}
+
+type Digest = [u8; 32];
+
+pub struct Cache<S>(Entries<Digest, Verified<S>, Weight>);
+
+impl<S: Clone> Default for Cache<S> {
+    fn default() -> Self {
+        let usual = (MAX_TOKEN_BYTES / USUAL_TOKEN_BYTES) as usize;
+        Self(Entries::with_weighter(usual, MAX_TOKEN_BYTES, Weight))
+    }
+}
+
+impl<S: Clone> Cache<S> {
+    /// The entry of a token, if its signer still stands; otherwise what `verify` finds, kept when it is
+    /// good.
+    pub fn get_or_verify<E>(
+        &self,
+        token: &str,
+        stands: impl FnOnce(&S) -> bool,
+        verify: impl FnOnce() -> Result<(Claims, S), E>,
+    ) -> Result<Arc<Claims>, E> {
+        let mut key = Digest::default();
+        key.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
+        if let Some(verified) = self.0.get(&key).filter(|verified| stands(&verified.signer)) {
+            HITS.fetch_add(1, Ordering::Relaxed);
+            return Ok(verified.claims);
+        }
+        MISSES.fetch_add(1, Ordering::Relaxed);
+        let (claims, signer) = verify()?;
+        let claims = Arc::new(claims);
+        self.0.insert(key, Verified { signer, claims: claims.clone(), token_bytes: token.len() as u64 });
+        Ok(claims)
+    }
+}

@@ -1,0 +1,287 @@
+//! Fetches the keys that issuers publish, and keeps them up to date.
+//!
+//! A set is fetched before its configuration goes into service, again when it has become as old as it
+//! may, and when a token speaks of a key that nobody knows: then once in a while only, whoever asks, and
+//! those who asked wait for it together. When an issuer does not answer, the keys it had last stay in
+//! use. Belongs to the process; which sets there are is the generation's business, and what is in them
+//! that of `auth`.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, SystemTime};
+
+use futures::future::join_all;
+use http::header::CACHE_CONTROL;
+use thiserror::Error;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tracing::{info, warn};
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
+
+use crate::auth::key_set::{InvalidSet, KeySet, MAX_DOCUMENT_BYTES};
+use crate::config::{Config, Jwks};
+use crate::generation::Live;
+use crate::metrics::Metrics;
+
+/// For one fetch, from the look-up of the name to the last byte.
+const FETCH: Duration = Duration::from_secs(5);
+
+/// How long a request waits for a key that nobody knows yet.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Between two looks at what is due.
+const TICK: Duration = Duration::from_secs(1);
+
+pub struct Issuers {
+    runtime: Handle,
+    metrics: Arc<Metrics>,
+    /// By the address of the set, which nobody else has while the entry's set lives.
+    fetches: Mutex<HashMap<usize, Arc<Fetching>>>,
+}
+
+/// What is known about fetching one set.
+struct Fetching {
+    set: Weak<KeySet>,
+    is_under_way: AtomicBool,
+    /// Changes whenever a fetch has ended.
+    ended: watch::Sender<Option<Ended>>,
+    /// When a token last had the set fetched.
+    asked: Mutex<Option<Instant>>,
+}
+
+/// What the last fetch came to.
+#[derive(Clone, Copy)]
+struct Ended {
+    at: Instant,
+    /// How long the issuer lets its answer be kept, if it said so.
+    max_age: Option<Duration>,
+    failed: bool,
+}
+
+impl Ended {
+    fn is_due(&self, jwks: &Jwks) -> bool {
+        let lifetime = match self.max_age {
+            _ if self.failed => jwks.refetch,
+            Some(max_age) => max_age.max(jwks.refetch),
+            None => jwks.refresh,
+        };
+        self.at.elapsed() >= lifetime.min(jwks.refresh)
+    }
+}
+
+#[derive(Debug, Error)]
+enum Failure {
+    #[error("the issuer cannot be reached: {0}")]
+    Unreachable(String),
+    #[error("the issuer answers {0}; a redirect is not followed")]
+    Status(u16),
+    #[error("the document {0}")]
+    Invalid(#[from] InvalidSet),
+    #[error("the document is larger than {MAX_DOCUMENT_BYTES} bytes or breaks off")]
+    Body,
+}
+
+impl Failure {
+    /// The metric label. None is the end of another one.
+    fn outcome(&self) -> &'static str {
+        match self {
+            Self::Unreachable(_) => "unreachable",
+            Self::Status(_) => "status",
+            Self::Invalid(_) | Self::Body => "invalid",
+        }
+    }
+}
+
+impl Issuers {
+    pub fn new(runtime: Handle, metrics: Arc<Metrics>) -> Self {
+        Self { runtime, metrics, fetches: Mutex::default() }
+    }
+
+    /// Keeps the sets of the generation in service up to date, for as long as the process lives.
+    pub fn start(self: &Arc<Self>, live: Arc<Live>) {
+        let issuers = self.clone();
+        self.runtime.spawn(async move {
+            loop {
+                issuers.begin(&live.current().config);
+                sleep(TICK).await;
+            }
+        });
+    }
+
+    /// Has the sets of a configuration fetched that are due, and does not wait.
+    pub fn begin(&self, config: &Config) {
+        for jwks in &config.jwks {
+            let fetching = self.fetching(jwks);
+            if fetching.ended.borrow().is_none_or(|ended| ended.is_due(jwks)) {
+                self.fetch(&fetching, jwks);
+            }
+        }
+    }
+
+    /// Waits until every set of a configuration has been fetched once; for a thread outside of the
+    /// runtime. Says which have no keys.
+    pub fn wait(&self, config: &Config, deadline: Instant) -> Vec<String> {
+        let mut warnings = Vec::new();
+        for jwks in &config.jwks {
+            let mut ended = self.fetching(jwks).ended.subscribe();
+            let fetched = async { timeout_at(deadline, ended.wait_for(Option::is_some)).await.is_ok() };
+            let in_time = self.runtime.block_on(fetched);
+            if !in_time || jwks.set.age(SystemTime::now()).is_none() {
+                warnings.push(format!(
+                    "the keys at {} are not known yet; tokens of theirs are refused",
+                    jwks.url
+                ));
+            }
+        }
+        warnings
+    }
+
+    /// Has the sets fetched for a token of an unknown key, and waits for what is under way, briefly.
+    /// `false` when there is nothing to hope for.
+    pub async fn ask(&self, config: &Config) -> bool {
+        let mut waits = Vec::new();
+        for jwks in &config.jwks {
+            let fetching = self.fetching(jwks);
+            let mut ended = fetching.ended.subscribe();
+            // One that is under way is as good, and another may follow it.
+            if !fetching.is_under_way.load(Ordering::Acquire) && fetching.may_ask(jwks.refetch) {
+                self.fetch(&fetching, jwks);
+            }
+            if fetching.is_under_way.load(Ordering::Acquire) {
+                waits.push(async move { ended.changed().await.is_ok() });
+            }
+        }
+        // What came in meanwhile is known when it is too late to wait.
+        let _ = timeout(PATIENCE, join_all(waits)).await;
+        !config.jwks.is_empty()
+    }
+
+    fn fetching(&self, jwks: &Jwks) -> Arc<Fetching> {
+        let mut fetches = self.fetches.lock().unwrap_or_else(PoisonError::into_inner);
+        let address = Arc::as_ptr(&jwks.set).addr();
+        if let Some(fetching) = fetches.get(&address).filter(|fetching| fetching.set.strong_count() > 0) {
+            return fetching.clone();
+        }
+        fetches.retain(|_, fetching| fetching.set.strong_count() > 0);
+        let fetching = Arc::new(Fetching {
+            set: Arc::downgrade(&jwks.set),
+            is_under_way: AtomicBool::new(false),
+            ended: watch::Sender::new(None),
+            asked: Mutex::default(),
+        });
+        fetches.insert(address, fetching.clone());
+        fetching
+    }
+
+    /// Begins a fetch, unless one is under way.
+    fn fetch(&self, fetching: &Arc<Fetching>, jwks: &Jwks) {
+        let Some(set) = fetching.set.upgrade() else { return };
+        if fetching.is_under_way.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (fetching, metrics) = (fetching.clone(), self.metrics.clone());
+        let (url, roots) = (jwks.url.clone(), jwks.trust.roots.clone());
+        self.runtime.spawn_blocking(move || {
+            let had_failed = fetching.ended.borrow().is_some_and(|ended| ended.failed);
+            let outcome = get(url.as_str(), &roots).and_then(|(document, max_age)| {
+                let skipped = set.learn(&document, SystemTime::now())?;
+                Ok((skipped, max_age))
+            });
+            let label = outcome.as_ref().map_or_else(Failure::outcome, |_| "ok");
+            metrics.jwks_fetches.with_label_values(&[label]).inc();
+            let (max_age, failed) = match outcome {
+                Ok((skipped, max_age)) => {
+                    if had_failed {
+                        info!(%url, "the keys of an issuer can be fetched again");
+                    }
+                    for key in skipped {
+                        warn!(%url, "{key}");
+                    }
+                    (max_age, false)
+                }
+                Err(error) => {
+                    if !had_failed {
+                        let has_keys = set.age(SystemTime::now()).is_some();
+                        warn!(%url, %error, has_keys, "the keys of an issuer cannot be fetched");
+                    }
+                    (None, true)
+                }
+            };
+            fetching.is_under_way.store(false, Ordering::Release);
+            fetching.ended.send_replace(Some(Ended { at: Instant::now(), max_age, failed }));
+        });
+    }
+}
+
+impl Fetching {
+    fn may_ask(&self, refetch: Duration) -> bool {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = asked.is_none_or(|asked| asked.elapsed() >= refetch);
+        if may {
+            *asked = Some(Instant::now());
+        }
+        may
+    }
+}
+
+/// The document at an address, and how long it may be kept.
+fn get(url: &str, roots: &[Vec<u8>]) -> Result<(Vec<u8>, Option<Duration>), Failure> {
+    let roots = match roots {
+        [] => RootCerts::WebPki,
+        roots => roots.iter().map(|root| Certificate::from_der(root).to_owned()).collect::<Vec<_>>().into(),
+    };
+    let agent: ureq::Agent = ureq::Agent::config_builder()
+        .timeout_global(Some(FETCH))
+        .http_status_as_error(false)
+        // Whoever could redirect us could choose the keys.
+        .max_redirects(0)
+        .accept("application/jwk-set+json, application/json")
+        .tls_config(TlsConfig::builder().root_certs(roots).build())
+        .build()
+        .into();
+    let mut response = agent.get(url).call().map_err(|error| unreachable(&error))?;
+    if response.status() != 200 {
+        return Err(Failure::Status(response.status().as_u16()));
+    }
+    let max_age = response.headers().get(CACHE_CONTROL).and_then(|value| max_age(value.to_str().ok()?));
+    let limit = MAX_DOCUMENT_BYTES as u64;
+    let document = response.body_mut().with_config().limit(limit).read_to_vec().map_err(|_| Failure::Body)?;
+    Ok((document, max_age))
+}
+
+/// In words that do not hold the address.
+fn unreachable(error: &ureq::Error) -> Failure {
+    Failure::Unreachable(match error {
+        ureq::Error::Io(error) => error.to_string(),
+        ureq::Error::Rustls(error) => error.to_string(),
+        ureq::Error::Timeout(_) => "it takes too long".to_owned(),
+        ureq::Error::HostNotFound => "its name has no address".to_owned(),
+        _ => "it does not speak HTTP".to_owned(),
+    })
+}
+
+/// The lifetime that `Cache-Control` gives (RFC 9111, section 5.2.2).
+fn max_age(value: &str) -> Option<Duration> {
+    let mut directives = value.split(',').map(|directive| directive.trim().to_ascii_lowercase());
+    directives.find_map(|directive| match directive.as_str() {
+        "no-store" | "no-cache" => Some(Duration::ZERO),
+        other => other.strip_prefix("max-age=")?.trim_matches('"').parse().ok().map(Duration::from_secs),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lifetime_is_what_cache_control_says() {
+        let seconds = |value| max_age(value).map(|age| age.as_secs());
+        assert_eq!(seconds("public, Max-Age=600"), Some(600));
+        assert_eq!(seconds("max-age=\"5\""), Some(5));
+        assert_eq!(seconds("no-cache"), Some(0));
+        assert_eq!(seconds("s-maxage=5, private"), None);
+        assert_eq!(seconds("max-age=soon"), None);
+    }
+}
