@@ -153,6 +153,14 @@ impl Operators {
         self.metrics.requests_in_flight.set(i64::try_from(in_flight).unwrap_or(i64::MAX));
         let alive = self.live.alive();
         self.metrics.alive(alive.len(), alive.first().map(|oldest| oldest.age()).unwrap_or_default());
+        for bucket in &self.live.current().config.buckets {
+            let identity = bucket.signer.identity();
+            let expires = identity.source().and_then(|_| match identity.last() {
+                Some(credentials) => credentials.expires,
+                None => Some(SystemTime::UNIX_EPOCH),
+            });
+            self.metrics.credentials_expire(&bucket.name, expires);
+        }
         Answer::new(200, Metrics::CONTENT_TYPE, self.metrics.text(logging::dropped_lines()))
     }
 

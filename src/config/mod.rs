@@ -29,6 +29,7 @@ use crate::auth::keys::Algorithm;
 use crate::fault;
 use crate::routing::{Prefix, RouteTable};
 use crate::s3;
+use crate::s3::identity::{self, Identity};
 use crate::s3::sigv4::Signer;
 use crate::secret::{REDACTED, Secret, TAG};
 use problem::{Place, Problems};
@@ -181,13 +182,22 @@ fn fingerprints(tree: &Value) -> Vec<u64> {
 struct Known {
     fingerprints: Vec<u64>,
     in_service: HashMap<u64, Arc<Bucket>>,
+    /// Also those of buckets that changed otherwise: what was fetched stays.
+    identities: HashMap<identity::Source, Arc<Identity>>,
 }
 
 impl Known {
     fn new(fingerprints: Vec<u64>, predecessor: Option<&Config>) -> Self {
         let buckets = predecessor.into_iter().flat_map(|config| &config.buckets);
-        let in_service = buckets.filter_map(|bucket| Some((bucket.fingerprint?, bucket.clone()))).collect();
-        Self { fingerprints, in_service }
+        let identities = buckets.clone().filter_map(|bucket| {
+            let identity = bucket.signer.identity();
+            Some((identity.source()?.clone(), identity.clone()))
+        });
+        Self {
+            fingerprints,
+            identities: identities.collect(),
+            in_service: buckets.filter_map(|bucket| Some((bucket.fingerprint?, bucket.clone()))).collect(),
+        }
     }
 
     fn fingerprint(&self, index: usize) -> Option<u64> {

@@ -13,6 +13,7 @@ use super::rejection::Rejection;
 use crate::config::Bucket;
 use crate::generation::Generation;
 use crate::routing;
+use crate::s3::identity::Credentials;
 use crate::s3::key::{ObjectKey, encode_query_value};
 
 /// Permission to read one object, and everything needed to ask the store for it. Only [`admit`]
@@ -23,6 +24,8 @@ pub struct Admission {
     key: ObjectKey,
     /// Sorted and encoded, as signed and as sent.
     query: String,
+    /// What every attempt is signed with, whatever replaces it meanwhile.
+    credentials: Arc<Credentials>,
 }
 
 impl Admission {
@@ -40,6 +43,10 @@ impl Admission {
 
     pub fn query(&self) -> &str {
         &self.query
+    }
+
+    pub fn credentials(&self) -> &Arc<Credentials> {
+        &self.credentials
     }
 }
 
@@ -91,6 +98,7 @@ fn read(bucket: &Arc<Bucket>, key: &str, request: &Parts, now: SystemTime) -> Re
         bucket: bucket.clone(),
         key: ObjectKey::new(key.to_owned()),
         query: canonical_query(query)?,
+        credentials: bucket.signer.identity().credentials(now).ok_or(Rejection::NoCredentials)?,
     })
 }
 

@@ -13,21 +13,13 @@ use aws_sigv4::sign::v4::{calculate_signature, generate_signing_key};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use crate::secret::Secret;
+use super::identity::{Credentials, Identity};
 
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 const SERVICE: &str = "s3";
 
 /// `x-amz-content-sha256` of a request without a body: SHA-256 of nothing.
 const EMPTY_PAYLOAD_HASH: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
-
-/// Whom a request to the store is signed as. Temporary credentials come with a session token.
-#[derive(Debug, Clone)]
-pub struct Credentials {
-    pub access_key: Secret,
-    pub secret_key: Secret,
-    pub session_token: Option<Secret>,
-}
 
 /// What is to be signed, exactly as it will be sent.
 #[derive(Debug, Clone, Copy)]
@@ -51,15 +43,17 @@ pub struct SignedHeaders {
     pub authorization: String,
 }
 
-/// Signs requests to one bucket. The signing key is derived once a day.
+/// Signs requests to one bucket. The signing key is derived once a day for the same credentials.
 #[derive(Debug)]
 pub struct Signer {
-    credentials: Credentials,
+    identity: Arc<Identity>,
     region: String,
     signing_key: ArcSwapOption<SigningKey>,
 }
 
 struct SigningKey {
+    /// What it was derived from.
+    credentials: Arc<Credentials>,
     day: String,
     key: Zeroizing<Vec<u8>>,
 }
@@ -71,55 +65,69 @@ impl std::fmt::Debug for SigningKey {
 }
 
 impl Signer {
-    pub fn new(credentials: Credentials, region: &str) -> Self {
-        Self { credentials, region: region.to_owned(), signing_key: ArcSwapOption::empty() }
+    pub fn new(identity: Arc<Identity>, region: &str) -> Self {
+        Self { identity, region: region.to_owned(), signing_key: ArcSwapOption::empty() }
     }
 
-    /// Sent as `x-amz-security-token` and signed with the rest.
-    pub fn session_token(&self) -> Option<&Secret> {
-        self.credentials.session_token.as_ref()
+    /// Whom it signs as.
+    pub fn identity(&self) -> &Arc<Identity> {
+        &self.identity
     }
 
-    pub fn sign(&self, request: Request<'_>, now: SystemTime) -> SignedHeaders {
+    /// Signs with credentials of its identity, which the caller takes once for a request. Their session
+    /// token is signed with the rest, and is to be sent as `x-amz-security-token`.
+    pub fn sign(
+        &self,
+        request: Request<'_>,
+        credentials: &Arc<Credentials>,
+        now: SystemTime,
+    ) -> SignedHeaders {
         let date = basic_date_time(now);
         let day = &date[..8];
         let scope = format!("{day}/{}/{SERVICE}/aws4_request", self.region);
-        let (canonical_request, signed_headers) = self.canonical_request(request, &date);
+        let (canonical_request, signed_headers) = canonical_request(request, credentials, &date);
         let string_to_sign =
             format!("{ALGORITHM}\n{date}\n{scope}\n{}", hex(&Sha256::digest(canonical_request.as_bytes())));
-        let signature = calculate_signature(&*self.signing_key(day, now).key, string_to_sign.as_bytes());
+        let signature =
+            calculate_signature(&*self.signing_key(credentials, day, now).key, string_to_sign.as_bytes());
         let authorization = format!(
             "{ALGORITHM} Credential={}/{scope}, SignedHeaders={signed_headers}, Signature={signature}",
-            self.credentials.access_key.expose(),
+            credentials.access_key.expose(),
         );
         SignedHeaders { date, payload_hash: EMPTY_PAYLOAD_HASH, authorization }
     }
 
-    fn canonical_request(&self, request: Request<'_>, date: &str) -> (String, &'static str) {
-        let Request { method, path, query, host } = request;
-        let (token_line, signed_headers) = match self.session_token() {
-            Some(token) => (
-                format!("x-amz-security-token:{}\n", token.expose()),
-                "host;x-amz-content-sha256;x-amz-date;x-amz-security-token",
-            ),
-            None => (String::new(), "host;x-amz-content-sha256;x-amz-date"),
-        };
-        let canonical_request = format!(
-            "{method}\n{path}\n{query}\nhost:{host}\nx-amz-content-sha256:{EMPTY_PAYLOAD_HASH}\nx-amz-date:{date}\n{token_line}\n{signed_headers}\n{EMPTY_PAYLOAD_HASH}"
-        );
-        (canonical_request, signed_headers)
-    }
-
     /// The key of `day`. Two requests at midnight may both derive it, with the same result.
-    fn signing_key(&self, day: &str, now: SystemTime) -> Arc<SigningKey> {
-        if let Some(cached) = self.signing_key.load_full().filter(|cached| cached.day == day) {
+    fn signing_key(&self, credentials: &Arc<Credentials>, day: &str, now: SystemTime) -> Arc<SigningKey> {
+        let is_it =
+            |cached: &Arc<SigningKey>| cached.day == day && Arc::ptr_eq(&cached.credentials, credentials);
+        if let Some(cached) = self.signing_key.load_full().filter(is_it) {
             return cached;
         }
-        let key = generate_signing_key(self.credentials.secret_key.expose(), now, &self.region, SERVICE);
-        let fresh = Arc::new(SigningKey { day: day.to_owned(), key: key.as_ref().to_vec().into() });
+        let key = generate_signing_key(credentials.secret_key.expose(), now, &self.region, SERVICE);
+        let fresh = Arc::new(SigningKey {
+            credentials: credentials.clone(),
+            day: day.to_owned(),
+            key: key.as_ref().to_vec().into(),
+        });
         self.signing_key.store(Some(fresh.clone()));
         fresh
     }
+}
+
+fn canonical_request(request: Request<'_>, credentials: &Credentials, date: &str) -> (String, &'static str) {
+    let Request { method, path, query, host } = request;
+    let (token_line, signed_headers) = match &credentials.session_token {
+        Some(token) => (
+            format!("x-amz-security-token:{}\n", token.expose()),
+            "host;x-amz-content-sha256;x-amz-date;x-amz-security-token",
+        ),
+        None => (String::new(), "host;x-amz-content-sha256;x-amz-date"),
+    };
+    let canonical_request = format!(
+        "{method}\n{path}\n{query}\nhost:{host}\nx-amz-content-sha256:{EMPTY_PAYLOAD_HASH}\nx-amz-date:{date}\n{token_line}\n{signed_headers}\n{EMPTY_PAYLOAD_HASH}"
+    );
+    (canonical_request, signed_headers)
 }
 
 /// `20130524T000000Z`. A clock before 1970 signs as 1970, which every store refuses.
@@ -153,23 +161,29 @@ mod tests {
     use proptest::prelude::*;
     use std::time::Duration;
 
+    use crate::s3::identity::Source;
     use crate::s3::key::{ObjectKey, encode_query_value};
+    use crate::secret::Secret;
 
-    fn signer(access_key: &str, secret_key: &str, session_token: Option<&str>, region: &str) -> Signer {
-        let credentials = Credentials {
+    fn credentials(access_key: &str, secret_key: &str, session_token: Option<&str>) -> Arc<Credentials> {
+        Arc::new(Credentials {
             access_key: Secret::new(access_key),
             secret_key: Secret::new(secret_key),
             session_token: session_token.map(Secret::new),
-        };
-        Signer::new(credentials, region)
+            expires: None,
+        })
+    }
+
+    fn signer(region: &str) -> Signer {
+        Signer::new(Arc::new(Identity::from_source(Source::Instance)), region)
     }
 
     /// The `Authorization` header as `aws-sigv4`'s own signer makes it.
-    fn oracle(signer: &Signer, request: Request<'_>, now: SystemTime) -> String {
+    fn oracle(signer: &Signer, request: Request<'_>, credentials: &Credentials, now: SystemTime) -> String {
         let identity = aws_credential_types::Credentials::new(
-            signer.credentials.access_key.expose(),
-            signer.credentials.secret_key.expose(),
-            signer.session_token().map(|token| token.expose().to_owned()),
+            credentials.access_key.expose(),
+            credentials.secret_key.expose(),
+            credentials.session_token.as_ref().map(|token| token.expose().to_owned()),
             None,
             "test",
         )
@@ -203,16 +217,28 @@ mod tests {
 
     #[test]
     fn the_same_day_uses_the_same_key_and_the_next_day_another() {
-        let signer = signer("AK", "SK", None, "eu-west-1");
+        let (signer, credentials) = (signer("eu-west-1"), credentials("AK", "SK", None));
         let day = |n: u64| UNIX_EPOCH + Duration::from_secs(n * 86_400);
         let request = Request { method: "GET", path: "/b/k", query: "", host: "h" };
-        signer.sign(request, day(1));
+        signer.sign(request, &credentials, day(1));
         let first = signer.signing_key.load_full().expect("cached");
-        signer.sign(request, day(1) + Duration::from_secs(86_399));
+        signer.sign(request, &credentials, day(1) + Duration::from_secs(86_399));
         assert!(Arc::ptr_eq(&first, &signer.signing_key.load_full().expect("cached")));
-        let authorization = signer.sign(request, day(2)).authorization;
+        let authorization = signer.sign(request, &credentials, day(2)).authorization;
         assert!(authorization.contains("/19700103/eu-west-1/s3/aws4_request"), "{authorization}");
-        assert_eq!(authorization, oracle(&signer, request, day(2)));
+        assert_eq!(authorization, oracle(&signer, request, &credentials, day(2)));
+    }
+
+    #[test]
+    fn other_credentials_use_another_key_on_the_same_day() {
+        let signer = signer("eu-west-1");
+        let request = Request { method: "GET", path: "/b/k", query: "", host: "h" };
+        // The first ones again, at last: a request that took them before they were replaced.
+        let (old, new) = (credentials("AK", "SK", None), credentials("AK2", "SK2", Some("token")));
+        for credentials in [&old, &new, &old] {
+            let authorization = signer.sign(request, credentials, UNIX_EPOCH).authorization;
+            assert_eq!(authorization, oracle(&signer, request, credentials, UNIX_EPOCH));
+        }
     }
 
     #[test]
@@ -235,13 +261,15 @@ mod tests {
             head in any::<bool>(),
             seconds in 0_u64..4_000_000_000,
         ) {
-            let signer = signer("AKIDEXAMPLE", &secret, token.as_deref(), &region);
+            let signer = signer(&region);
+            let credentials = credentials("AKIDEXAMPLE", &secret, token.as_deref());
             let path = format!("/bucket/{}", ObjectKey::new(key).encoded());
             let query = version.map(|v| format!("versionId={}", encode_query_value(&v))).unwrap_or_default();
             let method = if head { "HEAD" } else { "GET" };
             let request = Request { method, path: &path, query: &query, host: &host };
             let now = UNIX_EPOCH + Duration::from_secs(seconds);
-            prop_assert_eq!(signer.sign(request, now).authorization, oracle(&signer, request, now));
+            let authorization = signer.sign(request, &credentials, now).authorization;
+            prop_assert_eq!(authorization, oracle(&signer, request, &credentials, now));
         }
     }
 }

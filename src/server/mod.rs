@@ -20,6 +20,7 @@ use tracing::{error, info, warn};
 use crate::admin::Operators;
 use crate::config::Config;
 use crate::config::source::Content;
+use crate::credentials::Refresher;
 use crate::gateway::resolver::Resolver;
 use crate::gateway::upstream::Authorities;
 use crate::gateway::{Gateway, MAX_ADDRESSES};
@@ -37,7 +38,8 @@ use upgrade::Waiting;
 /// Idle connections to stores that are kept, per thread.
 const POOLED_CONNECTIONS_PER_THREAD: usize = 256;
 
-/// How long the names of new stores may take before a configuration goes into service without them.
+/// How long names and credentials of new stores may take before a configuration goes into service
+/// without them.
 const WARM: Duration = Duration::from_secs(2);
 
 /// What a process starts with.
@@ -83,6 +85,7 @@ pub fn run(start: Start, signals: Caught, log: logging::Guard) -> Result<()> {
     let metrics = Arc::new(Metrics::new().context("the metrics cannot be registered")?);
     let lifecycle = Arc::new(Lifecycle::default());
     let resolver = Arc::new(Resolver::new(runtime.handle().clone()));
+    let refresher = Refresher::new(runtime.handle().clone(), live.clone(), metrics.clone());
     let watcher = Watcher::new();
     let watcher_status = watcher.status();
 
@@ -90,8 +93,14 @@ pub fn run(start: Start, signals: Caught, log: logging::Guard) -> Result<()> {
     let ports_slot = Arc::new(std::sync::OnceLock::<Arc<Ports>>::new());
     let surroundings = {
         let (resolver, ports, waker) = (resolver.clone(), ports_slot.clone(), watcher.waker());
+        let (warmed, settled) = (refresher.clone(), refresher.clone());
         Surroundings {
-            warm: Box::new(move |config| resolver.warm(store_names(config), WARM)),
+            warm: Box::new(move |config| {
+                let deadline = Instant::now() + WARM;
+                let mut warnings = resolver.warm(store_names(config), WARM);
+                warnings.extend(warmed.warm(config, deadline));
+                warnings
+            }),
             prepare: Box::new(move |config| match ports.get() {
                 Some(ports) => ports.prepare(config),
                 None => Err("the process is starting".to_owned()),
@@ -99,6 +108,7 @@ pub fn run(start: Start, signals: Caught, log: logging::Guard) -> Result<()> {
             notice: Box::new(move |notice| match notice {
                 Notice::Reloading => systemd::reloading(),
                 Notice::Ended(attempt) => {
+                    settled.settle();
                     systemd::reloaded(attempt);
                     waker.reconsider();
                 }
@@ -128,6 +138,10 @@ pub fn run(start: Start, signals: Caught, log: logging::Guard) -> Result<()> {
     let _ = ports_slot.set(ports.clone());
     // Without waiting: the first requests wait for themselves.
     resolver.warm(store_names(&live.current().config), Duration::ZERO);
+    // A request cannot wait for credentials.
+    for warning in refresher.warm(&live.current().config, Instant::now() + WARM) {
+        warn!("{warning}");
+    }
     ports.open(listeners).context("the ports cannot be served")?;
     watcher.start(reloader.clone()).context("the watcher cannot be started")?;
     if let Some(handed_over) = handed_over {

@@ -120,12 +120,12 @@ fn the_example_is_valid_and_says_every_key() {
 
 /// Every key of the schema.
 #[rustfmt::skip]
-const KEYS: [&str; 52] = [
+const KEYS: [&str; 60] = [
     "server", "address", "port", "threads", "generation_header", "keepalive_seconds", "shutdown_grace_seconds",
     "upgrade_socket", "admin", "claims", "claim", "operator", "value", "reload", "watch", "debounce_ms", "poll_seconds",
     "deadline_seconds", "history_file", "notify", "url", "on", "timeout_seconds", "jwt", "enabled", "algorithm",
     "secret", "public_key", "issuer", "audience", "leeway_seconds", "token_sources", "type", "name", "buckets",
     "path_prefix", "s3", "bucket", "region", "endpoint", "addressing", "ca_file", "access_key", "secret_key",
     "session_token", "timeouts", "connect_seconds", "read_seconds", "write_seconds", "idle_seconds", "total_seconds",
-    "auth",
+    "auth", "credentials", "source", "role_arn", "session_name", "external_id", "token_file", "profile", "profile_file",
 ];

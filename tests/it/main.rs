@@ -13,6 +13,7 @@ mod harness;
 mod config; //    what the validator says
 mod objects; //   reading objects
 mod tokens; //    who may read
+mod credentials; // whom requests to the store are signed as
 mod reloading; // changing the configuration while it serves
 mod reload_switch; //   … G1 to G7: the switch and the requests under way
 mod reload_safety; //   … G8 to G14: safety

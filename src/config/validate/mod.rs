@@ -1,6 +1,7 @@
 //! From the file as written to the types that the program works with. Collects every problem.
 
 mod buckets;
+mod credentials;
 mod jwt;
 
 use std::net::{IpAddr, SocketAddr};
