@@ -156,7 +156,7 @@ impl Operators {
         for bucket in &self.live.current().config.buckets {
             let identity = bucket.signer.identity();
             let expires = identity.source().and_then(|_| match identity.last() {
-                Some(credentials) => credentials.expires,
+                Some(last) => last.credentials.expires,
                 None => Some(SystemTime::UNIX_EPOCH),
             });
             self.metrics.credentials_expire(&bucket.name, expires);

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use aws_config::default_provider::credentials::DefaultCredentialsChain;
 use aws_config::ecs::EcsCredentialsProvider;
+use aws_config::imds::client::error::ImdsError;
 use aws_config::imds::credentials::ImdsCredentialsProvider;
 use aws_config::profile::ProfileFileCredentialsProvider;
 use aws_config::provider_config::ProviderConfig;
@@ -40,6 +41,8 @@ pub enum Failure {
     /// The words of the error and of its causes. Their `Debug` would hold the whole answer.
     #[error("{0}")]
     Provider(String),
+    #[error("the provider panicked")]
+    Panic,
     #[error("what came has expired already; is a clock wrong?")]
     Expired,
     #[error("what came holds a character that a key cannot have")]
@@ -158,11 +161,17 @@ impl Fetcher {
 }
 
 /// An error and its causes, each once, on one line.
-fn words(error: &dyn Error) -> String {
+fn words(error: &(dyn Error + 'static)) -> String {
     let mut words: Vec<String> = Vec::new();
     let mut next = Some(error);
     while let Some(error) = next {
-        let text = error.to_string();
+        let text = match error.downcast_ref() {
+            // Its own words have the whole answer in them.
+            Some(ImdsError::ErrorResponse(answer)) => {
+                format!("the metadata service answered {}", answer.response().status().as_u16())
+            }
+            _ => error.to_string(),
+        };
         if words.last() != Some(&text) {
             words.push(text);
         }

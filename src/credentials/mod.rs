@@ -22,6 +22,7 @@ use crate::config::{Bucket, Config};
 use crate::generation::Live;
 use crate::metrics::Metrics;
 use crate::s3::identity::{Credentials, Identity, Source};
+use crate::s3::sigv4::Signatory;
 use fetch::{Failure, Fetcher};
 
 /// How long before they expire credentials are replaced, at most: an instance has new ones five minutes
@@ -77,7 +78,7 @@ impl Refresher {
             }
         });
         let now = SystemTime::now();
-        let is_without = |bucket: &&Arc<Bucket>| bucket.signer.identity().credentials(now).is_none();
+        let is_without = |bucket: &&Arc<Bucket>| bucket.signer.identity().signatory(now).is_none();
         let warning = |bucket: &Arc<Bucket>| {
             format!("bucket `{}` has no credentials yet, its requests get 503; the log says why", bucket.name)
         };
@@ -125,7 +126,7 @@ impl Refresher {
             }
             // A generation that comes back has an identity of its own.
             let mut others = kept.identities.iter().filter_map(Weak::upgrade);
-            if let Some(known) = others.find_map(|other| other.credentials(SystemTime::now())) {
+            if let Some(known) = others.find_map(|other| other.signatory(SystemTime::now())) {
                 identity.renew(known);
             }
             kept.identities.push(Arc::downgrade(identity));
@@ -142,7 +143,10 @@ impl Refresher {
         let mut failed = None;
         let mut retry = RETRY;
         loop {
-            let fetched = self.fetcher.fetch(&source).await;
+            let (fetcher, asked) = (self.fetcher.clone(), source.clone());
+            // On a task of its own, so that a panic in there is one more failure.
+            let fetch = self.runtime.spawn(async move { fetcher.fetch(&asked).await });
+            let fetched = fetch.await.unwrap_or(Err(Failure::Panic));
             let outcome = if fetched.is_ok() { "success" } else { "failure" };
             self.metrics.credentials_refreshes.with_label_values(&[source.name(), outcome]).inc();
             let pause = match fetched {
@@ -177,11 +181,11 @@ impl Refresher {
         let Some(kept) = sources.get_mut(source) else { return };
         let expires_in =
             credentials.expires.and_then(|expires| expires.duration_since(SystemTime::now()).ok());
-        let credentials = Arc::new(credentials);
+        let fresh = Arc::new(Signatory::new(credentials));
         let mut is_new = false;
         for identity in kept.identities.iter().filter_map(Weak::upgrade) {
-            if identity.last().as_ref() != Some(&credentials) {
-                identity.renew(credentials.clone());
+            if identity.last().is_none_or(|last| last.credentials != fresh.credentials) {
+                identity.renew(fresh.clone());
                 is_new = true;
             }
         }

@@ -13,8 +13,8 @@ use super::rejection::Rejection;
 use crate::config::Bucket;
 use crate::generation::Generation;
 use crate::routing;
-use crate::s3::identity::Credentials;
 use crate::s3::key::{ObjectKey, encode_query_value};
+use crate::s3::sigv4::Signatory;
 
 /// Permission to read one object, and everything needed to ask the store for it. Only [`admit`]
 /// makes one, and nothing is signed without one.
@@ -24,8 +24,8 @@ pub struct Admission {
     key: ObjectKey,
     /// Sorted and encoded, as signed and as sent.
     query: String,
-    /// What every attempt is signed with, whatever replaces it meanwhile.
-    credentials: Arc<Credentials>,
+    /// Who signs every attempt, whatever is renewed meanwhile.
+    signatory: Arc<Signatory>,
 }
 
 impl Admission {
@@ -45,8 +45,8 @@ impl Admission {
         &self.query
     }
 
-    pub fn credentials(&self) -> &Arc<Credentials> {
-        &self.credentials
+    pub fn signatory(&self) -> &Signatory {
+        &self.signatory
     }
 }
 
@@ -98,7 +98,7 @@ fn read(bucket: &Arc<Bucket>, key: &str, request: &Parts, now: SystemTime) -> Re
         bucket: bucket.clone(),
         key: ObjectKey::new(key.to_owned()),
         query: canonical_query(query)?,
-        credentials: bucket.signer.identity().credentials(now).ok_or(Rejection::NoCredentials)?,
+        signatory: bucket.signer.identity().signatory(now).ok_or(Rejection::NoCredentials)?,
     })
 }
 

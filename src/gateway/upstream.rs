@@ -93,15 +93,15 @@ pub fn signed_request(
     let method = &client.method;
     let path = store.path_of(admission.key());
     let query = admission.query();
-    let credentials = admission.credentials();
+    let signatory = admission.signatory();
     let to_sign = Request { method: method.as_str(), path: &path, query, host: store.authority() };
-    let signed = signer.sign(to_sign, credentials, now);
+    let signed = signer.sign(to_sign, signatory, now);
     let target = if query.is_empty() { path } else { format!("{path}?{query}") };
     let mut request = RequestHeader::build(method.clone(), target.as_bytes(), Some(12))?;
     request.insert_header(HOST, store.authority())?;
     request.insert_header(AMZ_DATE, signed.date)?;
     request.insert_header(AMZ_CONTENT_SHA256, signed.payload_hash)?;
-    if let Some(token) = &credentials.session_token {
+    if let Some(token) = &signatory.credentials.session_token {
         request.insert_header(AMZ_SECURITY_TOKEN, token.expose())?;
     }
     request.insert_header(AUTHORIZATION, signed.authorization)?;

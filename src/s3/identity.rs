@@ -9,6 +9,7 @@ use std::time::SystemTime;
 
 use arc_swap::ArcSwapOption;
 
+use super::sigv4::Signatory;
 use crate::secret::Secret;
 
 /// What a request is signed with. Temporary credentials come with a session token.
@@ -88,13 +89,13 @@ impl Source {
 #[derive(Debug)]
 pub struct Identity {
     source: Option<Source>,
-    current: ArcSwapOption<Credentials>,
+    current: ArcSwapOption<Signatory>,
 }
 
 impl Identity {
     /// These credentials and no others.
     pub fn constant(credentials: Credentials) -> Self {
-        Self { source: None, current: ArcSwapOption::from_pointee(credentials) }
+        Self { source: None, current: ArcSwapOption::from_pointee(Signatory::new(credentials)) }
     }
 
     /// Nobody, until somebody fetches credentials from there.
@@ -107,19 +108,19 @@ impl Identity {
         self.source.as_ref()
     }
 
-    /// The credentials of now, if there are any and they have not expired. Taken once for a request.
-    pub fn credentials(&self, now: SystemTime) -> Option<Arc<Credentials>> {
-        self.last().filter(|credentials| credentials.are_valid(now))
+    /// Who signs now, if credentials are there and have not expired. Taken once for a request.
+    pub fn signatory(&self, now: SystemTime) -> Option<Arc<Signatory>> {
+        self.last().filter(|last| last.credentials.are_valid(now))
     }
 
-    /// The last credentials that came, also when they have expired.
-    pub fn last(&self) -> Option<Arc<Credentials>> {
+    /// Of the last credentials that came, also when they have expired.
+    pub fn last(&self) -> Option<Arc<Signatory>> {
         self.current.load_full()
     }
 
     /// Replaces the credentials for requests that begin from now on.
-    pub fn renew(&self, credentials: Arc<Credentials>) {
-        self.current.store(Some(credentials));
+    pub fn renew(&self, signatory: Arc<Signatory>) {
+        self.current.store(Some(signatory));
     }
 
     /// Nobody again.
@@ -137,19 +138,22 @@ mod tests {
     fn credentials_are_there_until_they_expire() {
         let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
         let identity = Identity::from_source(Source::Instance);
-        assert_eq!(identity.credentials(at(0)), None);
+        let at_hand = |identity: &Identity, seconds| {
+            identity.signatory(at(seconds)).map(|signatory| signatory.credentials.clone())
+        };
+        assert_eq!(at_hand(&identity, 0), None);
         let credentials = Credentials {
             access_key: Secret::new("AK"),
             secret_key: Secret::new("SK"),
             session_token: None,
             expires: Some(at(10)),
         };
-        identity.renew(Arc::new(credentials.clone()));
-        assert_eq!(identity.credentials(at(9)).as_deref(), Some(&credentials));
-        assert_eq!(identity.credentials(at(10)), None);
-        assert_eq!(identity.last().as_deref(), Some(&credentials));
+        identity.renew(Arc::new(Signatory::new(credentials.clone())));
+        assert_eq!(at_hand(&identity, 9), Some(credentials.clone()));
+        assert_eq!(at_hand(&identity, 10), None);
+        assert!(identity.last().is_some());
         let constant = Identity::constant(Credentials { expires: None, ..credentials });
-        assert!(constant.credentials(at(1 << 40)).is_some());
+        assert!(at_hand(&constant, 1 << 40).is_some());
     }
 
     #[test]

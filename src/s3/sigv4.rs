@@ -8,7 +8,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::ArcSwap;
 use aws_sigv4::sign::v4::{calculate_signature, generate_signing_key};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
@@ -43,30 +43,39 @@ pub struct SignedHeaders {
     pub authorization: String,
 }
 
-/// Signs requests to one bucket. The signing key is derived once a day for the same credentials.
+/// Signs requests to one bucket.
 #[derive(Debug)]
 pub struct Signer {
     identity: Arc<Identity>,
     region: String,
-    signing_key: ArcSwapOption<SigningKey>,
+}
+
+/// Who signs: credentials, and the signing keys of today that were derived from them, one for each
+/// region. They are gone together.
+#[derive(Debug)]
+pub struct Signatory {
+    pub credentials: Credentials,
+    keys: ArcSwap<Vec<Arc<SigningKey>>>,
 }
 
 struct SigningKey {
-    /// What it was derived from.
-    credentials: Arc<Credentials>,
     day: String,
+    region: String,
     key: Zeroizing<Vec<u8>>,
 }
 
 impl std::fmt::Debug for SigningKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SigningKey").field("day", &self.day).finish_non_exhaustive()
+        f.debug_struct("SigningKey")
+            .field("day", &self.day)
+            .field("region", &self.region)
+            .finish_non_exhaustive()
     }
 }
 
 impl Signer {
     pub fn new(identity: Arc<Identity>, region: &str) -> Self {
-        Self { identity, region: region.to_owned(), signing_key: ArcSwapOption::empty() }
+        Self { identity, region: region.to_owned() }
     }
 
     /// Whom it signs as.
@@ -74,43 +83,47 @@ impl Signer {
         &self.identity
     }
 
-    /// Signs with credentials of its identity, which the caller takes once for a request. Their session
-    /// token is signed with the rest, and is to be sent as `x-amz-security-token`.
-    pub fn sign(
-        &self,
-        request: Request<'_>,
-        credentials: &Arc<Credentials>,
-        now: SystemTime,
-    ) -> SignedHeaders {
+    /// Signs with what its identity holds, which the caller takes once for a request. The session token
+    /// is signed with the rest, and is to be sent as `x-amz-security-token`.
+    pub fn sign(&self, request: Request<'_>, signatory: &Signatory, now: SystemTime) -> SignedHeaders {
+        let credentials = &signatory.credentials;
         let date = basic_date_time(now);
         let day = &date[..8];
         let scope = format!("{day}/{}/{SERVICE}/aws4_request", self.region);
         let (canonical_request, signed_headers) = canonical_request(request, credentials, &date);
         let string_to_sign =
             format!("{ALGORITHM}\n{date}\n{scope}\n{}", hex(&Sha256::digest(canonical_request.as_bytes())));
-        let signature =
-            calculate_signature(&*self.signing_key(credentials, day, now).key, string_to_sign.as_bytes());
+        let signature = calculate_signature(
+            &*signatory.signing_key(day, &self.region, now).key,
+            string_to_sign.as_bytes(),
+        );
         let authorization = format!(
             "{ALGORITHM} Credential={}/{scope}, SignedHeaders={signed_headers}, Signature={signature}",
             credentials.access_key.expose(),
         );
         SignedHeaders { date, payload_hash: EMPTY_PAYLOAD_HASH, authorization }
     }
+}
 
-    /// The key of `day`. Two requests at midnight may both derive it, with the same result.
-    fn signing_key(&self, credentials: &Arc<Credentials>, day: &str, now: SystemTime) -> Arc<SigningKey> {
-        let is_it =
-            |cached: &Arc<SigningKey>| cached.day == day && Arc::ptr_eq(&cached.credentials, credentials);
-        if let Some(cached) = self.signing_key.load_full().filter(is_it) {
-            return cached;
+impl Signatory {
+    pub fn new(credentials: Credentials) -> Self {
+        Self { credentials, keys: ArcSwap::default() }
+    }
+
+    /// The key of `day`, derived once. Two requests at midnight may both derive it, with the same result.
+    fn signing_key(&self, day: &str, region: &str, now: SystemTime) -> Arc<SigningKey> {
+        let keys = self.keys.load();
+        if let Some(known) = keys.iter().find(|known| known.day == day && known.region == region) {
+            return known.clone();
         }
-        let key = generate_signing_key(credentials.secret_key.expose(), now, &self.region, SERVICE);
+        let key = generate_signing_key(self.credentials.secret_key.expose(), now, region, SERVICE);
         let fresh = Arc::new(SigningKey {
-            credentials: credentials.clone(),
             day: day.to_owned(),
+            region: region.to_owned(),
             key: key.as_ref().to_vec().into(),
         });
-        self.signing_key.store(Some(fresh.clone()));
+        let today = keys.iter().filter(|known| known.day == day).cloned();
+        self.keys.store(Arc::new(today.chain([fresh.clone()]).collect()));
         fresh
     }
 }
@@ -165,8 +178,8 @@ mod tests {
     use crate::s3::key::{ObjectKey, encode_query_value};
     use crate::secret::Secret;
 
-    fn credentials(access_key: &str, secret_key: &str, session_token: Option<&str>) -> Arc<Credentials> {
-        Arc::new(Credentials {
+    fn signatory(access_key: &str, secret_key: &str, session_token: Option<&str>) -> Signatory {
+        Signatory::new(Credentials {
             access_key: Secret::new(access_key),
             secret_key: Secret::new(secret_key),
             session_token: session_token.map(Secret::new),
@@ -179,7 +192,8 @@ mod tests {
     }
 
     /// The `Authorization` header as `aws-sigv4`'s own signer makes it.
-    fn oracle(signer: &Signer, request: Request<'_>, credentials: &Credentials, now: SystemTime) -> String {
+    fn oracle(signer: &Signer, request: Request<'_>, signatory: &Signatory, now: SystemTime) -> String {
+        let credentials = &signatory.credentials;
         let identity = aws_credential_types::Credentials::new(
             credentials.access_key.expose(),
             credentials.secret_key.expose(),
@@ -217,27 +231,29 @@ mod tests {
 
     #[test]
     fn the_same_day_uses_the_same_key_and_the_next_day_another() {
-        let (signer, credentials) = (signer("eu-west-1"), credentials("AK", "SK", None));
+        let (signer, signatory) = (signer("eu-west-1"), signatory("AK", "SK", None));
         let day = |n: u64| UNIX_EPOCH + Duration::from_secs(n * 86_400);
         let request = Request { method: "GET", path: "/b/k", query: "", host: "h" };
-        signer.sign(request, &credentials, day(1));
-        let first = signer.signing_key.load_full().expect("cached");
-        signer.sign(request, &credentials, day(1) + Duration::from_secs(86_399));
-        assert!(Arc::ptr_eq(&first, &signer.signing_key.load_full().expect("cached")));
-        let authorization = signer.sign(request, &credentials, day(2)).authorization;
+        signer.sign(request, &signatory, day(1));
+        let first = signatory.keys.load_full();
+        signer.sign(request, &signatory, day(1) + Duration::from_secs(86_399));
+        assert!(Arc::ptr_eq(&first, &signatory.keys.load_full()));
+        let authorization = signer.sign(request, &signatory, day(2)).authorization;
         assert!(authorization.contains("/19700103/eu-west-1/s3/aws4_request"), "{authorization}");
-        assert_eq!(authorization, oracle(&signer, request, &credentials, day(2)));
+        assert_eq!(authorization, oracle(&signer, request, &signatory, day(2)));
     }
 
     #[test]
-    fn other_credentials_use_another_key_on_the_same_day() {
-        let signer = signer("eu-west-1");
+    fn regions_that_share_credentials_have_keys_of_their_own_for_the_day() {
+        let signatory = signatory("AK", "SK", Some("token"));
         let request = Request { method: "GET", path: "/b/k", query: "", host: "h" };
-        // The first ones again, at last: a request that took them before they were replaced.
-        let (old, new) = (credentials("AK", "SK", None), credentials("AK2", "SK2", Some("token")));
-        for credentials in [&old, &new, &old] {
-            let authorization = signer.sign(request, credentials, UNIX_EPOCH).authorization;
-            assert_eq!(authorization, oracle(&signer, request, credentials, UNIX_EPOCH));
+        for (day, keys) in [(0, 2), (0, 2), (1, 2)] {
+            let now = UNIX_EPOCH + Duration::from_secs(day * 86_400);
+            for signer in [signer("eu-west-1"), signer("eu-west-2")] {
+                let authorization = signer.sign(request, &signatory, now).authorization;
+                assert_eq!(authorization, oracle(&signer, request, &signatory, now));
+            }
+            assert_eq!(signatory.keys.load().len(), keys);
         }
     }
 
@@ -262,14 +278,14 @@ mod tests {
             seconds in 0_u64..4_000_000_000,
         ) {
             let signer = signer(&region);
-            let credentials = credentials("AKIDEXAMPLE", &secret, token.as_deref());
+            let signatory = signatory("AKIDEXAMPLE", &secret, token.as_deref());
             let path = format!("/bucket/{}", ObjectKey::new(key).encoded());
             let query = version.map(|v| format!("versionId={}", encode_query_value(&v))).unwrap_or_default();
             let method = if head { "HEAD" } else { "GET" };
             let request = Request { method, path: &path, query: &query, host: &host };
             let now = UNIX_EPOCH + Duration::from_secs(seconds);
-            let authorization = signer.sign(request, &credentials, now).authorization;
-            prop_assert_eq!(authorization, oracle(&signer, request, &credentials, now));
+            let authorization = signer.sign(request, &signatory, now).authorization;
+            prop_assert_eq!(authorization, oracle(&signer, request, &signatory, now));
         }
     }
 }

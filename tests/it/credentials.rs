@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::harness::authority::{CONTAINER_TOKEN, Mode};
+use crate::harness::authority::{CONTAINER_TOKEN, Mode, http as http_answer};
 use crate::harness::faulty::Faulty;
 use crate::harness::*;
 
@@ -28,12 +28,22 @@ fn credentials(options: &str) -> String {
 async fn start(
     lifetime: Duration,
     keys: &str,
-    more: impl FnOnce(&Authority) -> Vec<(String, String)>,
+    environment: impl FnOnce(&Authority) -> Vec<(String, String)>,
+) -> Stage {
+    start_at(Mode::Issue, lifetime, keys, environment).await
+}
+
+async fn start_at(
+    mode: Mode,
+    lifetime: Duration,
+    keys: &str,
+    environment: impl FnOnce(&Authority) -> Vec<(String, String)>,
 ) -> Stage {
     let store = Store::start().await;
     store.put("photos", "cat.jpg", "a cat");
     let authority = Authority::start(store.keys.clone(), lifetime).await;
-    let environment = more(&authority);
+    authority.set(mode);
+    let environment = environment(&authority);
     let config = format!("{JWT}buckets:\n{}", entry("photos", &store.url(), keys));
     let proxy = Proxy::start_in(&config, Surroundings { environment, ..Default::default() }).await;
     Stage { store, authority, proxy }
@@ -52,6 +62,11 @@ impl Stage {
         assert_eq!(response.status(), 200);
         let [received] = self.store.received().try_into().expect("one request");
         (received.access_key().to_owned(), received.header("x-amz-security-token").map(str::to_owned))
+    }
+
+    /// The log is written by a thread of its own.
+    async fn logs(&self, words: &str) {
+        eventually(words, async || self.proxy.log_text().contains(words).then_some(())).await;
     }
 
     async fn reads_as_what_was_issued(&self) {
@@ -142,27 +157,22 @@ async fn without_keys_they_are_looked_for_where_the_sdks_look() {
     assert!((3500.0..=3601.0).contains(&left), "{left}");
     let fetched = "yatagarasu_credentials_refreshes_total{outcome=\"success\",source=\"default\"}";
     assert_eq!(stage.proxy.metric(fetched).await, 1.0);
-    assert!(stage.proxy.log_text().contains("there are no keys here or in the environment"));
+    stage.logs("there are no keys here or in the environment").await;
 }
 
 #[tokio::test]
 async fn requests_get_503_until_credentials_come() {
-    const REFUSAL: &str = "HTTP/1.1 500 x\r\nContent-Length: 66\r\n\r\n{\"Code\":\"no\",\"Message\":\"no\",\"SecretAccessKey\":\"a-planted-secret-k\"}";
+    let planted = "a-planted-secret";
     for answer in [
-        REFUSAL,
-        "HTTP/1.1 200 x\r\nContent-Length: 40\r\n\r\n{\"SecretAccessKey\":\"a-planted-secret-k\",}",
-        "nonsense\r\n\r\n",
+        http_answer(500, "", &json!({ "Code": "no", "SecretAccessKey": planted }).to_string()),
+        http_answer(200, "", &format!("{{\"SecretAccessKey\": \"{planted}\",}}")),
+        "nonsense\r\n\r\n".to_owned(),
     ] {
-        let store = Store::start().await;
-        store.put("photos", "cat.jpg", "a cat");
-        let authority = Authority::start(store.keys.clone(), HOUR).await;
-        authority.set(Mode::Answer(answer));
-        let config =
-            format!("buckets:\n{}", entry("photos", &store.url(), &credentials("source: container")));
-        let surroundings = Surroundings { environment: authority.container(), ..Default::default() };
-        let proxy = Proxy::start_in(&config, surroundings).await;
+        let keys = credentials("source: container");
+        let stage = start_at(Mode::Answer(answer), HOUR, &keys, Authority::container).await;
+        let (proxy, store) = (&stage.proxy, &stage.store);
 
-        let (status, body, reason) = ask(&proxy, "GET", "/photos/cat.jpg", "without").await;
+        let (status, body, reason) = ask(proxy, "GET", "/photos/cat.jpg", "without").await;
         assert_eq!(status, 503, "{body}");
         assert!(body.contains("<Code>ServiceUnavailable</Code>") && !body.contains("credentials"), "{body}");
         assert!(reason.starts_with("no_credentials: "), "{reason}");
@@ -172,16 +182,33 @@ async fn requests_get_503_until_credentials_come() {
         assert_eq!(proxy.metrics().await.get(expiry), Some(&0.0));
 
         // The provider tries several times before it gives up.
-        let has_failed = async || proxy.log_text().contains("credentials cannot be fetched").then_some(());
-        eventually("the failure is told", has_failed).await;
-        authority.set(Mode::Issue);
+        stage.logs("credentials cannot be fetched").await;
+        stage.authority.set(Mode::Issue);
         eventually("the object is read", async || {
             (proxy.get("/photos/cat.jpg").await.status() == 200).then_some(())
         })
         .await;
-        let log = proxy.log_text();
-        assert!(log.contains("credentials fetched"), "{log}");
-        assert!(!log.contains("a-planted-secret"), "{log}");
+        assert!(!proxy.log_text().contains(planted));
+    }
+}
+
+#[tokio::test]
+async fn what_a_source_says_is_in_the_log_and_nothing_else_of_its_answer() {
+    let refusal = "<ErrorResponse><Error><Type>Sender</Type><Code>AccessDenied</Code><Message>no</Message><Other>planted</Other></Error></ErrorResponse>";
+    let role = format!("source: assume_role, role_arn: \"{ROLE}\"");
+    let keys = ", access_key: AKBASE, secret_key: SKBASE";
+    for (options, keys, status, body, words) in
+        [(role.as_str(), keys, 403, refusal, "AccessDenied"), ("source: instance", "", 400, "planted", "400")]
+    {
+        let answer = Mode::Answer(http_answer(status, "", body));
+        let stage = start_at(answer, HOUR, &(credentials(options) + keys), Authority::environment).await;
+        eventually("the words are told", async || {
+            let mut lines = stage.proxy.log().into_iter();
+            lines.find(|line| line["error"].as_str().is_some_and(|error| error.contains(words)))
+        })
+        .await;
+        let log = stage.proxy.log_text();
+        assert!(!log.contains("planted") && !log.contains("SKBASE"), "{log}");
     }
 }
 
@@ -190,7 +217,7 @@ async fn the_last_credentials_serve_while_the_source_fails_until_they_expire() {
     let stage = start(Duration::from_secs(6), &credentials("source: container"), Authority::container).await;
     let began = Instant::now();
     // Not repeated by the provider, which would take its time.
-    stage.authority.set(Mode::Answer("HTTP/1.1 403 x\r\nContent-Length: 0\r\n\r\n"));
+    stage.authority.set(Mode::Answer(http_answer(403, "", "")));
     let failed = "yatagarasu_credentials_refreshes_total{outcome=\"failure\",source=\"container\"}";
     eventually("a refresh has failed", async || (stage.proxy.metric(failed).await >= 1.0).then_some(()))
         .await;
@@ -209,7 +236,7 @@ async fn the_last_credentials_serve_while_the_source_fails_until_they_expire() {
 async fn credentials_that_have_expired_when_they_come_are_not_used() {
     let stage = start(Duration::ZERO, &credentials("source: container"), Authority::container).await;
     assert_eq!(stage.proxy.get("/photos/cat.jpg").await.status(), 503);
-    assert!(stage.proxy.log_text().contains("is a clock wrong?"), "{}", stage.proxy.log_text());
+    stage.logs("is a clock wrong?").await;
     assert!(stage.store.received().is_empty());
 }
 
@@ -291,8 +318,7 @@ async fn credentials_that_no_generation_uses_are_wiped_although_the_history_keep
     stage.reads_as_what_was_issued().await;
     stage.proxy.write_config(&format!("{JWT}buckets: []\n"));
     assert_eq!(stage.proxy.reload(&admin_token()).await.0, 200);
-    eventually("they are wiped", async || stage.proxy.log_text().contains("credentials wiped").then_some(()))
-        .await;
+    stage.logs("credentials wiped").await;
     stage.authority.set(Mode::Hang);
     let (status, answer) = stage.proxy.post("/admin/rollback").await;
     assert_eq!(status, 200, "{answer}");

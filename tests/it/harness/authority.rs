@@ -20,8 +20,8 @@ pub const CONTAINER_TOKEN: &str = "a-token-of-the-container";
 #[derive(Clone)]
 pub enum Mode {
     Issue,
-    /// Answers these bytes, whatever is asked.
-    Answer(&'static str),
+    /// Answers these bytes, whatever is asked, once the metadata service has given its token.
+    Answer(String),
     /// Takes the request and never answers.
     Hang,
 }
@@ -104,8 +104,10 @@ async fn serve(mut stream: TcpStream, state: Arc<Mutex<State>>) {
         let what = head.split(" HTTP").next().unwrap_or_default().to_owned();
         let form = form(&body);
         let (answer, issued) = match mode {
-            Mode::Issue => state.lock().expect("no panic while issuing").answer(&what, &head, &form),
-            Mode::Answer(bytes) => (bytes.to_owned(), None),
+            Mode::Answer(bytes) if !what.starts_with("PUT") => (bytes, None),
+            Mode::Issue | Mode::Answer(_) => {
+                state.lock().expect("no panic while issuing").answer(&what, &head, &form)
+            }
             Mode::Hang => return super::faulty::swallow(stream).await,
         };
         state.lock().expect("no panic while issuing").asked.push(Asked { what, head, form, issued });
@@ -197,7 +199,8 @@ impl State {
     }
 }
 
-fn http(status: u16, headers: &str, body: &str) -> String {
+/// An answer as bytes; each header with its line break.
+pub fn http(status: u16, headers: &str, body: &str) -> String {
     format!("HTTP/1.1 {status} x\r\n{headers}Content-Length: {}\r\n\r\n{body}", body.len())
 }
 
