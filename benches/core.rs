@@ -37,7 +37,8 @@ fn sign(c: &mut Criterion) {
     let generation = generation(1, PUBLIC);
     let signer = &generation.config.buckets[0].signer;
     let object = Request { method: "GET", path: "/tenant-0/cat.jpg", query: "", host: "127.0.0.1:9000" };
-    c.bench_function("sign", |b| b.iter(|| signer.sign(black_box(object), now())));
+    let signatory = signer.identity().signatory(now()).expect("keys in the file");
+    c.bench_function("sign", |b| b.iter(|| signer.sign(black_box(object), &signatory, now())));
 
     let client = request(0, None);
     let admission = admit(&generation, &client, None, now()).expect("admitted");

@@ -161,6 +161,14 @@ impl Operators {
         let ages = jwks.iter().filter_map(|jwks| jwks.set.age(SystemTime::now()));
         self.metrics.keys(ages.max().unwrap_or_default(), cache::lookups());
         self.metrics.alive(alive.len(), alive.first().map(|oldest| oldest.age()).unwrap_or_default());
+        for bucket in &self.live.current().config.buckets {
+            let identity = bucket.signer.identity();
+            let expires = identity.source().and_then(|_| match identity.last() {
+                Some(last) => last.credentials.expires,
+                None => Some(SystemTime::UNIX_EPOCH),
+            });
+            self.metrics.credentials_expire(&bucket.name, expires);
+        }
         Answer::new(200, Metrics::CONTENT_TYPE, self.metrics.text(logging::dropped_lines()))
     }
 

@@ -10,6 +10,7 @@ pub mod admin; //      operators' HTTP: reload, status, metrics, health
 pub mod answer; //     an HTTP answer of our own
 pub mod reload; //     the only writer of the live pointer, and what triggers it
 pub mod lifecycle; //  serving or draining; the requests under way
+pub mod credentials; // fetches the stores' credentials, and keeps them fresh
 pub mod generation; // one immutable configuration in service, and the pointer to it
 pub mod config; //     from a file to a total configuration
 pub mod routing; //    paths and prefixes

@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus::proto::MetricFamily;
 use prometheus::{
-    Encoder, Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
-    TextEncoder,
+    Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
+    Registry, TextEncoder,
 };
 
 use crate::fault;
@@ -35,6 +35,9 @@ pub struct Metrics {
     pub jwks_fetches: IntCounterVec,
     jwks_age: Gauge,
     verified_tokens: IntCounterVec,
+    pub store_refusals: IntCounterVec,
+    pub credentials_refreshes: IntCounterVec,
+    credentials_expiry: GaugeVec,
     log_lines_dropped: IntCounter,
     generations_alive: IntGauge,
     oldest_generation_age: Gauge,
@@ -112,6 +115,24 @@ impl Metrics {
                 ),
                 &["result"],
             )?,
+            store_refusals: IntCounterVec::new(
+                Opts::new(
+                    "yatagarasu_store_refusals_total",
+                    "Answers in which a store refused whom a request was signed as.",
+                ),
+                &["bucket", "cause"],
+            )?,
+            credentials_refreshes: IntCounterVec::new(
+                Opts::new("yatagarasu_credentials_refreshes_total", "Tries to fetch credentials."),
+                &["source", "outcome"],
+            )?,
+            credentials_expiry: GaugeVec::new(
+                Opts::new(
+                    "yatagarasu_credentials_expiry_timestamp_seconds",
+                    "Unix time at which the fetched credentials of a bucket expire; 0 while there are none.",
+                ),
+                &["bucket"],
+            )?,
             log_lines_dropped: IntCounter::new(
                 "yatagarasu_log_lines_dropped_total",
                 "Log lines given up because the log could not be written as fast as it grew.",
@@ -131,7 +152,7 @@ impl Metrics {
     }
 
     fn register(&self) -> Result<(), prometheus::Error> {
-        let all: [Box<dyn prometheus::core::Collector>; 17] = [
+        let all: [Box<dyn prometheus::core::Collector>; 20] = [
             Box::new(self.reload_success.clone()),
             Box::new(self.reload_failure.clone()),
             Box::new(self.generation.clone()),
@@ -146,6 +167,9 @@ impl Metrics {
             Box::new(self.jwks_fetches.clone()),
             Box::new(self.jwks_age.clone()),
             Box::new(self.verified_tokens.clone()),
+            Box::new(self.store_refusals.clone()),
+            Box::new(self.credentials_refreshes.clone()),
+            Box::new(self.credentials_expiry.clone()),
             Box::new(self.log_lines_dropped.clone()),
             Box::new(self.generations_alive.clone()),
             Box::new(self.oldest_generation_age.clone()),
@@ -192,6 +216,18 @@ impl Metrics {
         }
     }
 
+    /// When the credentials of a bucket expire; nothing is shown of those that do not.
+    pub fn credentials_expire(&self, bucket: &str, at: Option<SystemTime>) {
+        match at {
+            Some(at) => {
+                let seconds = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+                self.credentials_expiry.with_label_values(&[bucket]).set(seconds);
+            }
+            // That it is gone already is as good.
+            None => drop(self.credentials_expiry.remove_label_values(&[bucket])),
+        }
+    }
+
     /// The exposition format, version 0.0.4. `log_lines_dropped` is kept by the log's writer.
     pub fn text(&self, log_lines_dropped: u64) -> String {
         self.log_lines_dropped.inc_by(log_lines_dropped.saturating_sub(self.log_lines_dropped.get()));
@@ -226,6 +262,12 @@ impl Metrics {
                     }
                     "yatagarasu_upstream_errors_total" => {
                         self.upstream_errors.remove_label_values(&[bucket, value("kind")])
+                    }
+                    "yatagarasu_store_refusals_total" => {
+                        self.store_refusals.remove_label_values(&[bucket, value("cause")])
+                    }
+                    "yatagarasu_credentials_expiry_timestamp_seconds" => {
+                        self.credentials_expiry.remove_label_values(&[bucket])
                     }
                     _ => self.request_duration.remove_label_values(&[bucket]),
                 };

@@ -16,7 +16,7 @@ pub const REDACTED: &str = "[redacted]";
 /// The YAML tag under which a secret is serialized; see [`Secret::serialize`].
 pub const TAG: &str = "secret";
 
-#[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Zeroize, ZeroizeOnDrop, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);
 

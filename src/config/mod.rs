@@ -35,6 +35,7 @@ use crate::auth::verifier::Verifier;
 use crate::fault;
 use crate::routing::{Prefix, RouteTable};
 use crate::s3;
+use crate::s3::identity::{self, Identity};
 use crate::s3::sigv4::Signer;
 use crate::secret::{REDACTED, Secret, TAG};
 use document::{Document, Item};
@@ -258,12 +259,19 @@ struct Known {
     buckets: HashMap<u64, Arc<Bucket>>,
     verifier: Option<(u64, Arc<Verifier>)>,
     jwks: Vec<Arc<Jwks>>,
+    /// Also those of buckets that changed otherwise: what was fetched stays.
+    identities: HashMap<identity::Source, Arc<Identity>>,
 }
 
 impl Known {
     fn new(predecessor: Option<&Config>) -> Self {
         let buckets = predecessor.into_iter().flat_map(|config| &config.buckets);
+        let identities = buckets.clone().filter_map(|bucket| {
+            let identity = bucket.signer.identity();
+            Some((identity.source()?.clone(), identity.clone()))
+        });
         Self {
+            identities: identities.collect(),
             buckets: buckets
                 .filter_map(|bucket| Some((bucket.origin.as_ref()?.section, bucket.clone())))
                 .collect(),

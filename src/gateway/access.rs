@@ -8,6 +8,7 @@ use tracing::info;
 use super::rejection::{Rejection, UpstreamError};
 use crate::metrics::{Metrics, NO_BUCKET};
 use crate::reload::attempt::milliseconds;
+use crate::s3::error::Cause;
 
 /// What there is to say of a request that ended.
 pub struct Access<'a> {
@@ -24,6 +25,8 @@ pub struct Access<'a> {
     pub duration: Duration,
     pub upstream: Option<Duration>,
     pub rejection: Option<&'a Rejection>,
+    /// What the store had against whom we sign as.
+    pub refusal: Option<Cause>,
     pub reason: Option<String>,
 }
 
@@ -39,6 +42,9 @@ impl Access<'_> {
         match self.rejection {
             None | Some(Rejection::Store(_)) => {}
             Some(rejection) => metrics.rejections.with_label_values(&[rejection.label()]).inc(),
+        }
+        if let Some(refusal) = self.refusal {
+            metrics.store_refusals.with_label_values(&[bucket, refusal.label()]).inc();
         }
         info!(
             request_id = self.request_id,

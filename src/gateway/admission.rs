@@ -17,6 +17,7 @@ use crate::config::Bucket;
 use crate::generation::Generation;
 use crate::routing;
 use crate::s3::key::{ObjectKey, encode_query_value};
+use crate::s3::sigv4::Signatory;
 
 /// Permission to read one object, and everything needed to ask the store for it. Only [`admit`]
 /// makes one, and nothing is signed without one.
@@ -26,6 +27,8 @@ pub struct Admission {
     key: ObjectKey,
     /// Sorted and encoded, as signed and as sent.
     query: String,
+    /// Who signs every attempt, whatever is renewed meanwhile.
+    signatory: Arc<Signatory>,
 }
 
 impl Admission {
@@ -43,6 +46,10 @@ impl Admission {
 
     pub fn query(&self) -> &str {
         &self.query
+    }
+
+    pub fn signatory(&self) -> &Signatory {
+        &self.signatory
     }
 }
 
@@ -117,6 +124,7 @@ fn read(
         bucket: bucket.clone(),
         key: ObjectKey::new(key.to_owned()),
         query: canonical_query(query)?,
+        signatory: bucket.signer.identity().signatory(now).ok_or(Rejection::NoCredentials)?,
     })
 }
 

@@ -44,6 +44,8 @@ pub struct Upstream {
     pub sent_at: Option<Instant>,
     /// From sending the request to the store's header.
     pub latency: Option<Duration>,
+    /// By how many seconds our clock was ahead of the store's when it answered with an error.
+    pub clock_ahead: Option<i64>,
 }
 
 /// Whether the store's body is the client's.

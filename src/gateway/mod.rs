@@ -36,6 +36,7 @@ use crate::generation::Generation;
 use crate::reload::attempt::Trigger;
 use crate::reload::signals;
 use crate::s3;
+use crate::s3::error::Cause;
 use access::{Access, CLIENT_CLOSED, count_upstream_error};
 use admission::{Admission, Refusal, admit};
 use answering::{WRITE, keep_only, read_body, reject, replace, request_id, stamp, write};
@@ -234,7 +235,10 @@ impl ProxyHttp for Gateway {
                 self.upstream_failed(ctx, UpstreamError::Redirect);
                 replace(session, ctx, response, Rejection::Upstream(UpstreamError::Redirect))?;
             }
-            status => replace(session, ctx, response, Rejection::Store(status))?,
+            status => {
+                ctx.upstream.clock_ahead = upstream::clock_ahead(response, SystemTime::now());
+                replace(session, ctx, response, Rejection::Store(status))?;
+            }
         }
         stamp(ctx, response)
     }
@@ -326,6 +330,7 @@ impl ProxyHttp for Gateway {
             upstream: ctx.upstream.latency,
             // Not when the answer had begun before things went wrong.
             rejection: ctx.rejection.as_ref().filter(|rejection| rejection.status() == status),
+            refusal: refusal(ctx),
             reason: reason(ctx, error),
         }
         .record(&self.operators.metrics);
@@ -421,10 +426,24 @@ fn admitted(ctx: &Context) -> Result<&Admission> {
     ctx.admission.as_ref().ok_or_else(|| Error::explain(ErrorType::InternalError, "no admission"))
 }
 
+fn refusal(ctx: &Context) -> Option<Cause> {
+    match ctx.rejection {
+        Some(Rejection::Store(status)) => Cause::of(status, ctx.store_code.as_deref()),
+        _ => None,
+    }
+}
+
 /// Why a request went the way it went, for the log. Never the client's text.
 fn reason(ctx: &Context, error: Option<&Error>) -> Option<String> {
     match (&ctx.rejection, &ctx.store_code, error) {
-        (Some(Rejection::Store(_)), Some(code), _) => Some(format!("store: {code}")),
+        (Some(Rejection::Store(_)), Some(code), _) => {
+            let clock_ahead = ctx.upstream.clock_ahead.filter(|_| refusal(ctx) == Some(Cause::ClockSkew));
+            Some(match clock_ahead {
+                Some(seconds) if seconds < 0 => format!("store: {code}, our clock is {} s behind", -seconds),
+                Some(seconds) => format!("store: {code}, our clock is {seconds} s ahead"),
+                None => format!("store: {code}"),
+            })
+        }
         (Some(Rejection::Upstream(kind)), _, Some(error)) => {
             Some(format!("upstream {}: {}", kind.kind(), error.etype().as_str()))
         }

@@ -32,6 +32,8 @@ pub enum Rejection {
     NoKey,
     #[error("{0}")]
     Denied(Denied),
+    #[error("no credentials for the store have arrived yet, or the last ones have expired")]
+    NoCredentials,
     #[error("the store cannot be reached or does not answer as a store")]
     Upstream(UpstreamError),
     /// The store answered with an error of its own; its status goes to the client.
@@ -103,6 +105,7 @@ impl Rejection {
                 Denied::NoRule => (403, "AccessDenied", "unmatched"),
                 _ => (401, "AccessDenied", "bad_token"),
             },
+            Self::NoCredentials => (503, "ServiceUnavailable", "no_credentials"),
             Self::Upstream(UpstreamError::Timeout) => (504, "RequestTimeout", "upstream_timeout"),
             Self::Upstream(_) => (502, "InternalError", "upstream"),
             Self::Store(status) => (*status, store_code(*status), "store"),
@@ -127,6 +130,8 @@ impl Rejection {
         let (status, code, _) = self.answer_row();
         let message = match self {
             Self::Store(_) => store_message(code).to_owned(),
+            // The credentials are not the client's, nor is that they are missing.
+            Self::NoCredentials => "the store cannot be asked now; try again".to_owned(),
             other => other.to_string(),
         };
         let answer = if prefers_json(headers) {

@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use http::header::{
-    AUTHORIZATION, HOST, HeaderName, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
+    AUTHORIZATION, DATE, HOST, HeaderName, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
     IF_UNMODIFIED_SINCE, RANGE,
 };
 use pingora::Result;
-use pingora::http::RequestHeader;
+use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::tls::CaType;
 use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 use pingora::utils::tls::{WrappedX509, parse_x509};
@@ -93,14 +93,15 @@ pub fn signed_request(
     let method = &client.method;
     let path = store.path_of(admission.key());
     let query = admission.query();
-    let signed =
-        signer.sign(Request { method: method.as_str(), path: &path, query, host: store.authority() }, now);
+    let signatory = admission.signatory();
+    let to_sign = Request { method: method.as_str(), path: &path, query, host: store.authority() };
+    let signed = signer.sign(to_sign, signatory, now);
     let target = if query.is_empty() { path } else { format!("{path}?{query}") };
     let mut request = RequestHeader::build(method.clone(), target.as_bytes(), Some(12))?;
     request.insert_header(HOST, store.authority())?;
     request.insert_header(AMZ_DATE, signed.date)?;
     request.insert_header(AMZ_CONTENT_SHA256, signed.payload_hash)?;
-    if let Some(token) = signer.session_token() {
+    if let Some(token) = &signatory.credentials.session_token {
         request.insert_header(AMZ_SECURITY_TOKEN, token.expose())?;
     }
     request.insert_header(AUTHORIZATION, signed.authorization)?;
@@ -110,6 +111,16 @@ pub fn signed_request(
         }
     }
     Ok(request)
+}
+
+/// By how many seconds our clock is ahead of the store's, as far as the store says.
+pub fn clock_ahead(response: &ResponseHeader, now: SystemTime) -> Option<i64> {
+    let theirs = httpdate::parse_http_date(response.headers.get(DATE)?.to_str().ok()?).ok()?;
+    let seconds = |since: Duration| i64::try_from(since.as_secs()).ok();
+    match now.duration_since(theirs) {
+        Ok(ahead) => seconds(ahead),
+        Err(behind) => seconds(behind.duration()).map(|seconds| -seconds),
+    }
 }
 
 /// Whether a header of the store's answer reaches the client.

@@ -4,6 +4,7 @@
 //! Addressing follows the Amazon S3 User Guide, "Virtual hosting of buckets".
 
 pub mod error;
+pub mod identity;
 pub mod key;
 pub mod sigv4;
 

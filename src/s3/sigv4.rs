@@ -8,26 +8,18 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::ArcSwap;
 use aws_sigv4::sign::v4::{calculate_signature, generate_signing_key};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use crate::secret::Secret;
+use super::identity::{Credentials, Identity};
 
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 const SERVICE: &str = "s3";
 
 /// `x-amz-content-sha256` of a request without a body: SHA-256 of nothing.
 const EMPTY_PAYLOAD_HASH: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
-
-/// Whom a request to the store is signed as. Temporary credentials come with a session token.
-#[derive(Debug, Clone)]
-pub struct Credentials {
-    pub access_key: Secret,
-    pub secret_key: Secret,
-    pub session_token: Option<Secret>,
-}
 
 /// What is to be signed, exactly as it will be sent.
 #[derive(Debug, Clone, Copy)]
@@ -51,75 +43,104 @@ pub struct SignedHeaders {
     pub authorization: String,
 }
 
-/// Signs requests to one bucket. The signing key is derived once a day.
+/// Signs requests to one bucket.
 #[derive(Debug)]
 pub struct Signer {
-    credentials: Credentials,
+    identity: Arc<Identity>,
     region: String,
-    signing_key: ArcSwapOption<SigningKey>,
+}
+
+/// Who signs: credentials, and the signing keys of today that were derived from them, one for each
+/// region. They are gone together.
+#[derive(Debug)]
+pub struct Signatory {
+    pub credentials: Credentials,
+    keys: ArcSwap<Vec<Arc<SigningKey>>>,
 }
 
 struct SigningKey {
     day: String,
+    region: String,
     key: Zeroizing<Vec<u8>>,
 }
 
 impl std::fmt::Debug for SigningKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SigningKey").field("day", &self.day).finish_non_exhaustive()
+        f.debug_struct("SigningKey")
+            .field("day", &self.day)
+            .field("region", &self.region)
+            .finish_non_exhaustive()
     }
 }
 
 impl Signer {
-    pub fn new(credentials: Credentials, region: &str) -> Self {
-        Self { credentials, region: region.to_owned(), signing_key: ArcSwapOption::empty() }
+    pub fn new(identity: Arc<Identity>, region: &str) -> Self {
+        Self { identity, region: region.to_owned() }
     }
 
-    /// Sent as `x-amz-security-token` and signed with the rest.
-    pub fn session_token(&self) -> Option<&Secret> {
-        self.credentials.session_token.as_ref()
+    /// Whom it signs as.
+    pub fn identity(&self) -> &Arc<Identity> {
+        &self.identity
     }
 
-    pub fn sign(&self, request: Request<'_>, now: SystemTime) -> SignedHeaders {
+    /// Signs with what its identity holds, which the caller takes once for a request. The session token
+    /// is signed with the rest, and is to be sent as `x-amz-security-token`.
+    pub fn sign(&self, request: Request<'_>, signatory: &Signatory, now: SystemTime) -> SignedHeaders {
+        let credentials = &signatory.credentials;
         let date = basic_date_time(now);
         let day = &date[..8];
         let scope = format!("{day}/{}/{SERVICE}/aws4_request", self.region);
-        let (canonical_request, signed_headers) = self.canonical_request(request, &date);
+        let (canonical_request, signed_headers) = canonical_request(request, credentials, &date);
         let string_to_sign =
             format!("{ALGORITHM}\n{date}\n{scope}\n{}", hex(&Sha256::digest(canonical_request.as_bytes())));
-        let signature = calculate_signature(&*self.signing_key(day, now).key, string_to_sign.as_bytes());
+        let signature = calculate_signature(
+            &*signatory.signing_key(day, &self.region, now).key,
+            string_to_sign.as_bytes(),
+        );
         let authorization = format!(
             "{ALGORITHM} Credential={}/{scope}, SignedHeaders={signed_headers}, Signature={signature}",
-            self.credentials.access_key.expose(),
+            credentials.access_key.expose(),
         );
         SignedHeaders { date, payload_hash: EMPTY_PAYLOAD_HASH, authorization }
     }
+}
 
-    fn canonical_request(&self, request: Request<'_>, date: &str) -> (String, &'static str) {
-        let Request { method, path, query, host } = request;
-        let (token_line, signed_headers) = match self.session_token() {
-            Some(token) => (
-                format!("x-amz-security-token:{}\n", token.expose()),
-                "host;x-amz-content-sha256;x-amz-date;x-amz-security-token",
-            ),
-            None => (String::new(), "host;x-amz-content-sha256;x-amz-date"),
-        };
-        let canonical_request = format!(
-            "{method}\n{path}\n{query}\nhost:{host}\nx-amz-content-sha256:{EMPTY_PAYLOAD_HASH}\nx-amz-date:{date}\n{token_line}\n{signed_headers}\n{EMPTY_PAYLOAD_HASH}"
-        );
-        (canonical_request, signed_headers)
+impl Signatory {
+    pub fn new(credentials: Credentials) -> Self {
+        Self { credentials, keys: ArcSwap::default() }
     }
 
-    /// The key of `day`. Two requests at midnight may both derive it, with the same result.
-    fn signing_key(&self, day: &str, now: SystemTime) -> Arc<SigningKey> {
-        if let Some(cached) = self.signing_key.load_full().filter(|cached| cached.day == day) {
-            return cached;
+    /// The key of `day`, derived once. Two requests at midnight may both derive it, with the same result.
+    fn signing_key(&self, day: &str, region: &str, now: SystemTime) -> Arc<SigningKey> {
+        let keys = self.keys.load();
+        if let Some(known) = keys.iter().find(|known| known.day == day && known.region == region) {
+            return known.clone();
         }
-        let key = generate_signing_key(self.credentials.secret_key.expose(), now, &self.region, SERVICE);
-        let fresh = Arc::new(SigningKey { day: day.to_owned(), key: key.as_ref().to_vec().into() });
-        self.signing_key.store(Some(fresh.clone()));
+        let key = generate_signing_key(self.credentials.secret_key.expose(), now, region, SERVICE);
+        let fresh = Arc::new(SigningKey {
+            day: day.to_owned(),
+            region: region.to_owned(),
+            key: key.as_ref().to_vec().into(),
+        });
+        let today = keys.iter().filter(|known| known.day == day).cloned();
+        self.keys.store(Arc::new(today.chain([fresh.clone()]).collect()));
         fresh
     }
+}
+
+fn canonical_request(request: Request<'_>, credentials: &Credentials, date: &str) -> (String, &'static str) {
+    let Request { method, path, query, host } = request;
+    let (token_line, signed_headers) = match &credentials.session_token {
+        Some(token) => (
+            format!("x-amz-security-token:{}\n", token.expose()),
+            "host;x-amz-content-sha256;x-amz-date;x-amz-security-token",
+        ),
+        None => (String::new(), "host;x-amz-content-sha256;x-amz-date"),
+    };
+    let canonical_request = format!(
+        "{method}\n{path}\n{query}\nhost:{host}\nx-amz-content-sha256:{EMPTY_PAYLOAD_HASH}\nx-amz-date:{date}\n{token_line}\n{signed_headers}\n{EMPTY_PAYLOAD_HASH}"
+    );
+    (canonical_request, signed_headers)
 }
 
 /// `20130524T000000Z`. A clock before 1970 signs as 1970, which every store refuses.
@@ -153,23 +174,30 @@ mod tests {
     use proptest::prelude::*;
     use std::time::Duration;
 
+    use crate::s3::identity::Source;
     use crate::s3::key::{ObjectKey, encode_query_value};
+    use crate::secret::Secret;
 
-    fn signer(access_key: &str, secret_key: &str, session_token: Option<&str>, region: &str) -> Signer {
-        let credentials = Credentials {
+    fn signatory(access_key: &str, secret_key: &str, session_token: Option<&str>) -> Signatory {
+        Signatory::new(Credentials {
             access_key: Secret::new(access_key),
             secret_key: Secret::new(secret_key),
             session_token: session_token.map(Secret::new),
-        };
-        Signer::new(credentials, region)
+            expires: None,
+        })
+    }
+
+    fn signer(region: &str) -> Signer {
+        Signer::new(Arc::new(Identity::from_source(Source::Instance)), region)
     }
 
     /// The `Authorization` header as `aws-sigv4`'s own signer makes it.
-    fn oracle(signer: &Signer, request: Request<'_>, now: SystemTime) -> String {
+    fn oracle(signer: &Signer, request: Request<'_>, signatory: &Signatory, now: SystemTime) -> String {
+        let credentials = &signatory.credentials;
         let identity = aws_credential_types::Credentials::new(
-            signer.credentials.access_key.expose(),
-            signer.credentials.secret_key.expose(),
-            signer.session_token().map(|token| token.expose().to_owned()),
+            credentials.access_key.expose(),
+            credentials.secret_key.expose(),
+            credentials.session_token.as_ref().map(|token| token.expose().to_owned()),
             None,
             "test",
         )
@@ -203,16 +231,30 @@ mod tests {
 
     #[test]
     fn the_same_day_uses_the_same_key_and_the_next_day_another() {
-        let signer = signer("AK", "SK", None, "eu-west-1");
+        let (signer, signatory) = (signer("eu-west-1"), signatory("AK", "SK", None));
         let day = |n: u64| UNIX_EPOCH + Duration::from_secs(n * 86_400);
         let request = Request { method: "GET", path: "/b/k", query: "", host: "h" };
-        signer.sign(request, day(1));
-        let first = signer.signing_key.load_full().expect("cached");
-        signer.sign(request, day(1) + Duration::from_secs(86_399));
-        assert!(Arc::ptr_eq(&first, &signer.signing_key.load_full().expect("cached")));
-        let authorization = signer.sign(request, day(2)).authorization;
+        signer.sign(request, &signatory, day(1));
+        let first = signatory.keys.load_full();
+        signer.sign(request, &signatory, day(1) + Duration::from_secs(86_399));
+        assert!(Arc::ptr_eq(&first, &signatory.keys.load_full()));
+        let authorization = signer.sign(request, &signatory, day(2)).authorization;
         assert!(authorization.contains("/19700103/eu-west-1/s3/aws4_request"), "{authorization}");
-        assert_eq!(authorization, oracle(&signer, request, day(2)));
+        assert_eq!(authorization, oracle(&signer, request, &signatory, day(2)));
+    }
+
+    #[test]
+    fn regions_that_share_credentials_have_keys_of_their_own_for_the_day() {
+        let signatory = signatory("AK", "SK", Some("token"));
+        let request = Request { method: "GET", path: "/b/k", query: "", host: "h" };
+        for (day, keys) in [(0, 2), (0, 2), (1, 2)] {
+            let now = UNIX_EPOCH + Duration::from_secs(day * 86_400);
+            for signer in [signer("eu-west-1"), signer("eu-west-2")] {
+                let authorization = signer.sign(request, &signatory, now).authorization;
+                assert_eq!(authorization, oracle(&signer, request, &signatory, now));
+            }
+            assert_eq!(signatory.keys.load().len(), keys);
+        }
     }
 
     #[test]
@@ -235,13 +277,15 @@ mod tests {
             head in any::<bool>(),
             seconds in 0_u64..4_000_000_000,
         ) {
-            let signer = signer("AKIDEXAMPLE", &secret, token.as_deref(), &region);
+            let signer = signer(&region);
+            let signatory = signatory("AKIDEXAMPLE", &secret, token.as_deref());
             let path = format!("/bucket/{}", ObjectKey::new(key).encoded());
             let query = version.map(|v| format!("versionId={}", encode_query_value(&v))).unwrap_or_default();
             let method = if head { "HEAD" } else { "GET" };
             let request = Request { method, path: &path, query: &query, host: &host };
             let now = UNIX_EPOCH + Duration::from_secs(seconds);
-            prop_assert_eq!(signer.sign(request, now).authorization, oracle(&signer, request, now));
+            let authorization = signer.sign(request, &signatory, now).authorization;
+            prop_assert_eq!(authorization, oracle(&signer, request, &signatory, now));
         }
     }
 }

@@ -21,6 +21,7 @@ use tracing::{error, info, warn};
 use crate::admin::Operators;
 use crate::config::Config;
 use crate::config::source::Content;
+use crate::credentials::Refresher;
 use crate::gateway::issuers::Issuers;
 use crate::gateway::resolver::Resolver;
 use crate::gateway::upstream::Authorities;
@@ -39,8 +40,8 @@ use upgrade::Waiting;
 /// Idle connections to stores that are kept, per thread.
 const POOLED_CONNECTIONS_PER_THREAD: usize = 256;
 
-/// How long the names of new stores and the keys of issuers may take before a configuration goes into
-/// service without them.
+/// How long the names of new stores, their credentials and the keys of issuers may take before a
+/// configuration goes into service without them.
 const WARM: Duration = Duration::from_secs(2);
 
 /// What a process starts with.
@@ -87,6 +88,7 @@ pub fn run(start: Start, signals: Caught, log: logging::Guard) -> Result<()> {
     let lifecycle = Arc::new(Lifecycle::default());
     let resolver = Arc::new(Resolver::new(runtime.handle().clone()));
     let issuers = Arc::new(Issuers::new(runtime.handle().clone(), metrics.clone()));
+    let refresher = Refresher::new(runtime.handle().clone(), live.clone(), metrics.clone());
     let watcher = Watcher::new();
     let watcher_status = watcher.status();
 
@@ -95,11 +97,13 @@ pub fn run(start: Start, signals: Caught, log: logging::Guard) -> Result<()> {
     let surroundings = {
         let (resolver, issuers) = (resolver.clone(), issuers.clone());
         let (ports, waker) = (ports_slot.clone(), watcher.waker());
+        let (warmed, settled) = (refresher.clone(), refresher.clone());
         Surroundings {
             warm: Box::new(move |config| {
                 let deadline = Instant::now() + WARM;
                 issuers.begin(config);
                 let mut warnings = resolver.warm(store_names(config), WARM);
+                warnings.extend(warmed.warm(config, deadline));
                 warnings.extend(issuers.wait(config, deadline));
                 warnings
             }),
@@ -110,6 +114,7 @@ pub fn run(start: Start, signals: Caught, log: logging::Guard) -> Result<()> {
             notice: Box::new(move |notice| match notice {
                 Notice::Reloading => systemd::reloading(),
                 Notice::Ended(attempt) => {
+                    settled.settle();
                     systemd::reloaded(attempt);
                     waker.reconsider();
                 }
@@ -140,6 +145,10 @@ pub fn run(start: Start, signals: Caught, log: logging::Guard) -> Result<()> {
     // Without waiting: the first requests wait for themselves.
     resolver.warm(store_names(&live.current().config), Duration::ZERO);
     issuers.start(live.clone());
+    // A request cannot wait for credentials.
+    for warning in refresher.warm(&live.current().config, Instant::now() + WARM) {
+        warn!("{warning}");
+    }
     ports.open(listeners).context("the ports cannot be served")?;
     watcher.start(reloader.clone()).context("the watcher cannot be started")?;
     if let Some(handed_over) = handed_over {

@@ -9,13 +9,13 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
 use super::Validator;
+use super::credentials::Identities;
 use super::jwt::Jwt;
 use crate::config::problem::Place;
-use crate::config::{Bucket, Section, Timeouts, Trust, conceal, file};
+use crate::config::{Bucket, Known, Section, Timeouts, Trust, conceal, file};
 use crate::routing::Prefix;
-use crate::s3::sigv4::{Credentials, Signer};
+use crate::s3::sigv4::Signer;
 use crate::s3::{self, Addressing, Endpoint, InvalidBucket, Scheme};
-use crate::secret::Secret;
 
 impl Validator<'_, '_> {
     pub fn buckets(
@@ -23,10 +23,12 @@ impl Validator<'_, '_> {
         buckets: Vec<Section<file::Bucket>>,
         place: &Place,
         jwt: Option<&Jwt>,
+        known: &Known,
     ) -> Vec<Arc<Bucket>> {
         let mut valid = Vec::new();
         let mut prefixes: BTreeMap<Prefix, Vec<(usize, String)>> = BTreeMap::new();
         let mut names: HashMap<String, usize> = HashMap::new();
+        let mut identities = known.identities.clone();
         for (index, bucket) in buckets.into_iter().enumerate() {
             let place = place.index(index);
             let (mut bucket, origin) = match bucket {
@@ -49,7 +51,7 @@ impl Validator<'_, '_> {
             let has_own_keys = bucket.s3.as_ref().is_some_and(|s3| s3.access_key.is_some());
             let s3_place = place.key("s3");
             let store = match &mut bucket.s3 {
-                Some(s3) => self.store(s3, &s3_place),
+                Some(s3) => self.store(s3, &s3_place, &mut identities),
                 None => {
                     self.missing(s3_place, "say which bucket of which store");
                     None
@@ -61,9 +63,12 @@ impl Validator<'_, '_> {
                 let mut effective = serde_yaml::to_value(&bucket).unwrap_or_default();
                 conceal(&mut effective, &place, &self.references.written);
                 // A warning names the place, and a file or the environment may have other contents next time.
+                let has_credentials = has_own_keys || signer.identity().source().is_some();
                 let has_same_keys = jwt.is_none_or(|jwt| jwt.files.is_none());
-                let is_told =
-                    self.warnings.len() == warned && trust.roots.is_empty() && has_own_keys && has_same_keys;
+                let is_told = self.warnings.len() == warned
+                    && trust.roots.is_empty()
+                    && has_credentials
+                    && has_same_keys;
                 let origin = origin.filter(|_| is_told);
                 valid.push(Arc::new(Bucket {
                     name,
@@ -141,10 +146,15 @@ impl Validator<'_, '_> {
         }
     }
 
-    fn store(&mut self, s3: &mut file::S3, place: &Place) -> Option<(s3::Bucket, Signer, Trust, Timeouts)> {
+    fn store(
+        &mut self,
+        s3: &mut file::S3,
+        place: &Place,
+        identities: &mut Identities,
+    ) -> Option<(s3::Bucket, Signer, Trust, Timeouts)> {
         let timeouts = self.timeouts(&s3.timeouts, &place.key("timeouts"));
-        let credentials = self.credentials(s3, place);
         let region = self.region(s3.region.as_ref(), &place.key("region"));
+        let identity = self.identity(s3, place, region.as_deref(), identities);
         let endpoint = match (&s3.endpoint, &region) {
             (Some(text), _) => self.endpoint(text, &place.key("endpoint")),
             (None, Some(region)) => Some(Endpoint::aws(region)),
@@ -169,7 +179,7 @@ impl Validator<'_, '_> {
             }
         };
         s3.addressing = Some(written.to_owned());
-        Some((store?, Signer::new(credentials?, &region?), trust?, timeouts))
+        Some((store?, Signer::new(identity?, &region?), trust?, timeouts))
     }
 
     fn timeouts(&mut self, timeouts: &file::Timeouts, place: &Place) -> Timeouts {
@@ -181,52 +191,6 @@ impl Validator<'_, '_> {
             idle: positive(timeouts.idle_seconds, "idle_seconds"),
             total: positive(timeouts.total_seconds, "total_seconds"),
         }
-    }
-
-    /// Both keys, or neither and then those of the environment.
-    fn credentials(&mut self, s3: &mut file::S3, place: &Place) -> Option<Credentials> {
-        if self.problems.any_at(&place.key("access_key")) || self.problems.any_at(&place.key("secret_key")) {
-            return None;
-        }
-        match (&s3.access_key, &s3.secret_key) {
-            (Some(_), Some(_)) => {}
-            (Some(_), None) => self.missing(place.key("secret_key"), "it belongs to `access_key`"),
-            (None, Some(_)) => self.missing(place.key("access_key"), "it belongs to `secret_key`"),
-            (None, None) => {
-                let variable =
-                    |name| std::env::var(name).ok().filter(|value| !value.is_empty()).map(Secret::new);
-                s3.access_key = variable("AWS_ACCESS_KEY_ID");
-                s3.secret_key = variable("AWS_SECRET_ACCESS_KEY");
-                s3.session_token = variable("AWS_SESSION_TOKEN");
-                if s3.access_key.is_none() || s3.secret_key.is_none() {
-                    self.problems.push(
-                        place.key("access_key"),
-                        "is missing, as is `secret_key`, and AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are not both set in the environment; give the keys here or there",
-                    );
-                }
-            }
-        }
-        // An empty token is how a file says that there is none.
-        s3.session_token = s3.session_token.take().filter(|token| !token.is_empty());
-        for (key, secret) in [
-            ("access_key", &s3.access_key),
-            ("secret_key", &s3.secret_key),
-            ("session_token", &s3.session_token),
-        ] {
-            // They become a part of headers.
-            let printable = |secret: &Secret| secret.expose().bytes().all(|byte| byte.is_ascii_graphic());
-            if secret.as_ref().is_some_and(|secret| secret.is_empty() || !printable(secret)) {
-                self.problems.push(
-                    place.key(key),
-                    "is empty or holds a character that a key cannot have, perhaps a space or a line break",
-                );
-            }
-        }
-        Some(Credentials {
-            access_key: s3.access_key.clone()?,
-            secret_key: s3.secret_key.clone()?,
-            session_token: s3.session_token.clone(),
-        })
     }
 
     fn region(&mut self, region: Option<&String>, place: &Place) -> Option<String> {

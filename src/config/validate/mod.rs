@@ -1,6 +1,7 @@
 //! From the file as written to the types that the program works with. Collects every problem.
 
 mod buckets;
+mod credentials;
 mod jwt;
 mod keys;
 mod policy;
@@ -42,7 +43,7 @@ pub fn validate(
     let jwt = file.jwt.as_ref().map(|jwt| validator.jwt(jwt, jwt_hash, known, &root.key("jwt")));
     let operators = validator.operators(&file.admin, &root.key("admin"), jwt.as_ref(), server.as_ref());
     let reload = validator.reload(&file.reload, &root.key("reload"));
-    let buckets = validator.buckets(buckets, &root.key("buckets"), jwt.as_ref());
+    let buckets = validator.buckets(buckets, &root.key("buckets"), jwt.as_ref(), known);
     let warnings = validator.warnings;
     let mut effective = serde_yaml::to_value(file).unwrap_or_default();
     conceal(&mut effective, &root, &references.written);

@@ -1,5 +1,6 @@
 //! What every test stands on: the real program, a real store, clients, and patience with a deadline.
 
+pub mod authority;
 pub mod faulty;
 pub mod issuer;
 pub mod proxy;
@@ -10,6 +11,7 @@ pub mod token;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
+pub use authority::Authority;
 pub use proxy::{Proxy, Surroundings};
 pub use store::Store;
 pub use token::{admin_token, token};

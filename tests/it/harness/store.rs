@@ -3,9 +3,9 @@
 //!
 //! `s3s-fs` does not evaluate conditions of reads; they are evaluated here, in front of it.
 
+use std::collections::HashMap;
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use s3s::Body;
-use s3s::auth::SimpleAuth;
+use s3s::auth::{S3Auth, SecretKey};
 use s3s::host::SingleDomain;
 use s3s::service::{S3Service, S3ServiceBuilder};
 use tempfile::TempDir;
@@ -46,9 +46,43 @@ impl Received {
     }
 }
 
+/// The keys that a store knows, which may change while it serves.
+#[derive(Clone, Default)]
+pub struct Keys(Arc<Mutex<HashMap<String, Key>>>);
+
+#[derive(Clone)]
+pub struct Key {
+    pub secret_key: String,
+    /// Which a request signed with it must carry.
+    pub session_token: Option<String>,
+    pub expires: Option<SystemTime>,
+}
+
+impl Keys {
+    pub fn add(&self, access_key: &str, key: Key) {
+        self.0.lock().expect("no panic while adding").insert(access_key.to_owned(), key);
+    }
+
+    fn find(&self, access_key: &str) -> Option<Key> {
+        self.0.lock().expect("no panic while adding").get(access_key).cloned()
+    }
+}
+
+#[async_trait::async_trait]
+impl S3Auth for Keys {
+    async fn get_secret_key(&self, access_key: &str) -> s3s::S3Result<SecretKey> {
+        let Some(key) = self.find(access_key) else { return Err(s3s::s3_error!(InvalidAccessKeyId)) };
+        if key.expires.is_some_and(|expires| expires < SystemTime::now()) {
+            return Err(s3s::s3_error!(ExpiredToken));
+        }
+        Ok(key.secret_key.into())
+    }
+}
+
 pub struct Store {
     pub address: SocketAddr,
     pub root: TempDir,
+    pub keys: Keys,
     received: Arc<Mutex<Vec<Received>>>,
     connections: Arc<AtomicUsize>,
 }
@@ -76,17 +110,20 @@ impl Store {
         let root = TempDir::new().expect("a temporary folder");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port on loopback");
         let address = listener.local_addr().expect("bound");
-        let store = Self { address, root, received: Arc::default(), connections: Arc::default() };
-        let service = service(store.root.path(), &options, address);
+        let keys = Keys::default();
+        let store = Self { address, root, keys, received: Arc::default(), connections: Arc::default() };
+        let service = service(&store, &options);
+        let keys = store.keys.clone();
         let (received, connections, tls) = (store.received.clone(), store.connections.clone(), options.tls);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let _ = stream.set_nodelay(true);
                 connections.fetch_add(1, Ordering::SeqCst);
                 let (service, received, tls) = (service.clone(), received.clone(), tls.clone());
+                let keys = keys.clone();
                 let respond = service_fn(move |request: Request<Incoming>| {
-                    let (service, received) = (service.clone(), received.clone());
-                    async move { respond(&service, &received, request).await }
+                    let (service, keys, received) = (service.clone(), keys.clone(), received.clone());
+                    async move { respond(&service, &keys, &received, request).await }
                 });
                 tokio::spawn(async move {
                     let http = hyper::server::conn::http1::Builder::new();
@@ -127,15 +164,17 @@ impl Store {
     }
 }
 
-fn service(root: &Path, options: &Options, address: SocketAddr) -> S3Service {
-    let mut service = S3ServiceBuilder::new(s3s_fs::FileSystem::new(root).expect("a folder"));
-    let mut auth = SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY);
+fn service(store: &Store, options: &Options) -> S3Service {
+    let mut service = S3ServiceBuilder::new(s3s_fs::FileSystem::new(store.root.path()).expect("a folder"));
+    let constant =
+        |secret_key: &str| Key { secret_key: secret_key.to_owned(), session_token: None, expires: None };
+    store.keys.add(ACCESS_KEY, constant(SECRET_KEY));
     for (access_key, secret_key) in &options.credentials {
-        auth.register(access_key.clone(), secret_key.as_str().into());
+        store.keys.add(access_key, constant(secret_key));
     }
-    service.set_auth(auth);
+    service.set_auth(store.keys.clone());
     if let Some(domain) = &options.domain {
-        let domain = format!("{domain}:{}", address.port());
+        let domain = format!("{domain}:{}", store.address.port());
         service.set_host(SingleDomain::new(&domain).expect("a domain"));
     }
     service.build()
@@ -143,6 +182,7 @@ fn service(root: &Path, options: &Options, address: SocketAddr) -> S3Service {
 
 async fn respond(
     service: &S3Service,
+    keys: &Keys,
     received: &Mutex<Vec<Received>>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, std::convert::Infallible> {
@@ -151,7 +191,17 @@ async fn respond(
         target: request.uri().path_and_query().map(ToString::to_string).unwrap_or_default(),
         headers: request.headers().clone(),
     };
+    // `s3s` checks that the token was signed, and not whose it is.
+    let key = keys.find(record.access_key());
+    let is_mixed = key
+        .and_then(|key| key.session_token)
+        .is_some_and(|token| record.header("x-amz-security-token") != Some(&token));
     received.lock().expect("no panic while recording").push(record);
+    if is_mixed {
+        let mut response = Response::new(Body::from("<Error><Code>InvalidToken</Code></Error>".to_owned()));
+        *response.status_mut() = StatusCode::BAD_REQUEST;
+        return Ok(response);
+    }
     let conditions = request.headers().clone();
     let is_read = matches!(request.method().as_str(), "GET" | "HEAD");
     let is_head = request.method() == http::Method::HEAD;

@@ -1,0 +1,292 @@
+//! Credentials of the stores that come from elsewhere: fetched before a configuration goes into service,
+//! and replaced in the background before they expire.
+//!
+//! Each source of the configuration in service has one task, which alone asks it. What came is given to
+//! every identity of that source, and stays in use while the source fails, until it expires. What only
+//! older generations use is asked no more, and wiped when none of them is alive; identities themselves
+//! are held weakly. Belongs to the process, not to a generation.
+
+mod fetch;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, SystemTime};
+
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep, timeout_at};
+use tracing::{info, warn};
+
+use crate::config::{Bucket, Config};
+use crate::generation::Live;
+use crate::metrics::Metrics;
+use crate::s3::identity::{Credentials, Identity, Source};
+use crate::s3::sigv4::Signatory;
+use fetch::{Failure, Fetcher};
+
+/// How long before they expire credentials are replaced, at most: an instance has new ones five minutes
+/// before, and a source that fails has time to come back.
+const EARLY: Duration = Duration::from_secs(15 * 60);
+
+/// Between two looks at credentials that do not say when they expire.
+const LOOK: Duration = Duration::from_secs(5 * 60);
+
+/// After a failure, twice as long with every further one.
+const RETRY: Duration = Duration::from_secs(1);
+const MAX_RETRY: Duration = Duration::from_secs(60);
+
+/// Between two looks at whether a source is still used, and at a clock that may be set while a task
+/// sleeps.
+const NAP: Duration = Duration::from_secs(5);
+
+/// Fetches credentials and keeps them fresh.
+pub struct Refresher {
+    runtime: Handle,
+    fetcher: Fetcher,
+    live: Arc<Live>,
+    metrics: Arc<Metrics>,
+    sources: Mutex<HashMap<Source, Kept>>,
+}
+
+/// A source that is asked, or was.
+struct Kept {
+    /// Whether no generation to come uses it.
+    is_retired: bool,
+    identities: Vec<Weak<Identity>>,
+    /// Of buckets that use it, for the log.
+    buckets: String,
+    /// Whether the first try has ended.
+    tried: watch::Sender<bool>,
+    task: AbortHandle,
+}
+
+impl Refresher {
+    pub fn new(runtime: Handle, live: Arc<Live>, metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self { runtime, fetcher: Fetcher::new(), live, metrics, sources: Mutex::default() })
+    }
+
+    /// Has every source of a configuration asked that may go into service, and waits for the first
+    /// answers, until the deadline at most; for a thread outside of the runtime. Says which buckets have
+    /// no credentials.
+    pub fn warm(self: &Arc<Self>, config: &Config, deadline: Instant) -> Vec<String> {
+        let tried = self.keep(config);
+        self.runtime.block_on(async {
+            for mut tried in tried {
+                // Too late, or nobody is left to try.
+                let _ = timeout_at(deadline, tried.wait_for(|tried| *tried)).await;
+            }
+        });
+        let now = SystemTime::now();
+        let is_without = |bucket: &&Arc<Bucket>| bucket.signer.identity().signatory(now).is_none();
+        let warning = |bucket: &Arc<Bucket>| {
+            format!("bucket `{}` has no credentials yet, its requests get 503; the log says why", bucket.name)
+        };
+        config.buckets.iter().filter(is_without).map(warning).collect()
+    }
+
+    /// A reload has ended: asks for what the configuration in service uses, and for nothing else.
+    pub fn settle(self: &Arc<Self>) {
+        let current = self.live.current();
+        self.keep(&current.config);
+        let used = used_by(&current.config);
+        for (source, kept) in self.sources().iter_mut() {
+            if !used.contains_key(source) && !kept.is_retired {
+                kept.is_retired = true;
+                kept.task.abort();
+                kept.task = self.runtime.spawn(self.clone().retire(source.clone())).abort_handle();
+            }
+        }
+    }
+
+    /// Begins with what is not kept yet. Says, of every source, when it has been tried.
+    fn keep(self: &Arc<Self>, config: &Config) -> Vec<watch::Receiver<bool>> {
+        let mut sources = self.sources();
+        let mut tried = Vec::new();
+        for (source, (identity, buckets)) in used_by(config) {
+            let begin = || self.runtime.spawn(self.clone().refresh(source.clone())).abort_handle();
+            let kept = sources.entry(source.clone()).or_insert_with(|| Kept {
+                is_retired: false,
+                identities: Vec::new(),
+                buckets: String::new(),
+                tried: watch::Sender::new(false),
+                task: begin(),
+            });
+            if kept.is_retired {
+                kept.task.abort();
+                kept.task = begin();
+                kept.is_retired = false;
+                kept.tried.send_replace(false);
+            }
+            kept.buckets = buckets;
+            tried.push(kept.tried.subscribe());
+            kept.identities.retain(|kept| kept.strong_count() > 0);
+            if kept.identities.iter().any(|kept| kept.as_ptr() == Arc::as_ptr(identity)) {
+                continue;
+            }
+            // A generation that comes back has an identity of its own.
+            let mut others = kept.identities.iter().filter_map(Weak::upgrade);
+            if let Some(known) = others.find_map(|other| other.signatory(SystemTime::now())) {
+                identity.renew(known);
+            }
+            kept.identities.push(Arc::downgrade(identity));
+        }
+        tried
+    }
+
+    fn sources(&self) -> MutexGuard<'_, HashMap<Source, Kept>> {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The task of one source, until nobody uses it.
+    async fn refresh(self: Arc<Self>, source: Source) {
+        let mut failed = None;
+        let mut retry = RETRY;
+        loop {
+            let (fetcher, asked) = (self.fetcher.clone(), source.clone());
+            // On a task of its own, so that a panic in there is one more failure.
+            let fetch = self.runtime.spawn(async move { fetcher.fetch(&asked).await });
+            let fetched = fetch.await.unwrap_or(Err(Failure::Panic));
+            let outcome = if fetched.is_ok() { "success" } else { "failure" };
+            self.metrics.credentials_refreshes.with_label_values(&[source.name(), outcome]).inc();
+            let pause = match fetched {
+                Ok(credentials) => {
+                    let pause = until_refresh(credentials.expires, SystemTime::now());
+                    self.renew(&source, credentials, failed.take().is_some());
+                    retry = RETRY;
+                    pause
+                }
+                Err(failure) => {
+                    self.report(&source, &failure, failed.as_deref());
+                    failed = Some(failure.to_string());
+                    let pause = retry.mul_f64(jitter());
+                    retry = (2 * retry).min(MAX_RETRY);
+                    pause
+                }
+            };
+            let (began, due) = (Instant::now(), SystemTime::now() + pause);
+            while began.elapsed() < pause && SystemTime::now() < due {
+                if !self.is_used(&source) {
+                    return;
+                }
+                sleep(NAP.min(pause.saturating_sub(began.elapsed()))).await;
+            }
+        }
+    }
+
+    /// Gives the identities of a source what came; what is the same as before is left alone, with the
+    /// keys derived from it.
+    fn renew(&self, source: &Source, credentials: Credentials, had_failed: bool) {
+        let mut sources = self.sources();
+        let Some(kept) = sources.get_mut(source) else { return };
+        let expires_in =
+            credentials.expires.and_then(|expires| expires.duration_since(SystemTime::now()).ok());
+        let fresh = Arc::new(Signatory::new(credentials));
+        let mut is_new = false;
+        for identity in kept.identities.iter().filter_map(Weak::upgrade) {
+            if identity.last().is_none_or(|last| last.credentials != fresh.credentials) {
+                identity.renew(fresh.clone());
+                is_new = true;
+            }
+        }
+        kept.tried.send_replace(true);
+        if is_new || had_failed {
+            info!(
+                source = source.name(),
+                buckets = kept.buckets,
+                expires_in_seconds = expires_in.map(|left| left.as_secs()),
+                "credentials fetched"
+            );
+        }
+    }
+
+    /// The same failure is told once.
+    fn report(&self, source: &Source, failure: &Failure, last: Option<&str>) {
+        let mut sources = self.sources();
+        let Some(kept) = sources.get_mut(source) else { return };
+        kept.tried.send_replace(true);
+        let error = failure.to_string();
+        if last != Some(error.as_str()) {
+            warn!(source = source.name(), buckets = kept.buckets, error, "credentials cannot be fetched");
+        }
+    }
+
+    /// Forgets a source of a configuration that never went into service.
+    fn is_used(&self, source: &Source) -> bool {
+        let mut sources = self.sources();
+        let is_alive = |kept: &Kept| kept.identities.iter().any(|identity| identity.strong_count() > 0);
+        let is_used = sources.get(source).is_some_and(is_alive);
+        if !is_used {
+            sources.remove(source);
+        }
+        is_used
+    }
+
+    /// Wipes the credentials of a source once no generation is alive that uses it. The history keeps
+    /// configurations for longer, and may bring them back.
+    async fn retire(self: Arc<Self>, source: Source) {
+        loop {
+            sleep(NAP).await;
+            let uses = |bucket: &Arc<Bucket>| bucket.signer.identity().source() == Some(&source);
+            if self.live.alive().iter().any(|generation| generation.config.buckets.iter().any(uses)) {
+                continue;
+            }
+            let mut sources = self.sources();
+            // It may have come back while this task waited for the lock.
+            if let Some(kept) = sources.get(&source).filter(|kept| kept.is_retired) {
+                kept.identities.iter().filter_map(Weak::upgrade).for_each(|identity| identity.wipe());
+                info!(source = source.name(), buckets = kept.buckets, "credentials wiped");
+                sources.remove(&source);
+            }
+            return;
+        }
+    }
+}
+
+/// The sources of a configuration, each with its one identity and the buckets that use it.
+fn used_by(config: &Config) -> HashMap<&Source, (&Arc<Identity>, String)> {
+    let mut used: HashMap<&Source, (&Arc<Identity>, &str, usize)> = HashMap::new();
+    for bucket in &config.buckets {
+        let identity = bucket.signer.identity();
+        if let Some(source) = identity.source() {
+            used.entry(source).or_insert((identity, &bucket.name, 0)).2 += 1;
+        }
+    }
+    let named = used.into_iter().map(|(source, (identity, first, count))| {
+        let buckets = if count == 1 { first.to_owned() } else { format!("{first} and {} more", count - 1) };
+        (source, (identity, buckets))
+    });
+    named.collect()
+}
+
+/// How long credentials are good for before they are replaced: until a while before they expire, or for
+/// half of what is left to them.
+fn until_refresh(expires: Option<SystemTime>, now: SystemTime) -> Duration {
+    let Some(expires) = expires else { return LOOK.mul_f64(jitter()) };
+    let left = expires.duration_since(now).unwrap_or_default();
+    let early = EARLY.min(left / 2).mul_f64(jitter());
+    left.saturating_sub(early).max(RETRY)
+}
+
+/// Many processes that began together do not ask together.
+fn jitter() -> f64 {
+    0.75 + fastrand::f64() / 4.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_are_replaced_before_they_expire_and_not_all_the_time() {
+        let now = SystemTime::now();
+        for (left, least, most) in
+            [(3600, 2700, 2925), (6 * 3600, 20_700, 20_925), (60, 30, 38), (2, 1, 2), (1, 1, 1), (0, 1, 1)]
+        {
+            let pause = until_refresh(Some(now + Duration::from_secs(left)), now);
+            let range = Duration::from_secs(least)..=Duration::from_secs(most);
+            assert!(range.contains(&pause), "{left} s are left, {pause:?}");
+        }
+        assert!(until_refresh(None, now) <= LOOK);
+    }
+}
