@@ -3,19 +3,26 @@
 //! Lines gather in memory and a thread of their own writes them, so neither a request nor a stuck reader
 //! of the log waits for the other. What does not fit is dropped and counted.
 
+use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::thread::{self, Thread};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use tracing_subscriber::EnvFilter;
+use serde::Serialize;
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
-use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::layer::{self, Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
 /// What may wait to be written: about 60,000 lines of requests.
 const QUEUE_BYTES: usize = 16 << 20;
+
+/// Most lines are shorter.
+const USUAL_LINE_BYTES: usize = 512;
 
 /// Between two writes. The first line after a silence is written at once; under load a thousand go
 /// together, instead of a system call and a change of threads for each.
@@ -38,27 +45,23 @@ pub struct Guard {
 pub fn init() -> Guard {
     let queue = QUEUE.get_or_init(Arc::default).clone();
     let guard = Guard::start(queue.clone());
-    let terminal = io::stderr().is_terminal();
-    let lines =
-        tracing_subscriber::fmt::layer().with_writer(Lines(queue)).with_target(false).with_ansi(terminal);
     let registry = tracing_subscriber::registry().with(filter());
     // A second call in one process finds a subscriber in place and leaves it.
-    let _ = if terminal {
-        registry.with(lines).try_init()
-    } else {
+    let _ = if io::stderr().is_terminal() {
         registry
-            .with(lines.json().flatten_event(true).with_current_span(false).with_span_list(false))
+            .with(tracing_subscriber::fmt::layer().with_writer(Lines(queue)).with_target(false))
             .try_init()
+    } else {
+        registry.with(Json(queue)).try_init()
     };
     guard
 }
 
-/// Our own lines only. Pingora logs whole requests, with their query string and the `Authorization`
-/// it sends, so it stays silent at every level; what it reports we learn from its errors and say.
-fn filter() -> EnvFilter {
-    let level = std::env::var("RUST_LOG").unwrap_or_default();
-    let level = level.parse::<tracing::Level>().unwrap_or(tracing::Level::INFO);
-    EnvFilter::new(format!("off,yatagarasu={level}"))
+/// Our own lines only. What Pingora logs holds whole requests, with their query string and the
+/// `Authorization` it sends; what it reports we learn from its errors and say.
+fn filter() -> Targets {
+    let level = std::env::var("RUST_LOG").ok().and_then(|level| level.parse().ok());
+    Targets::new().with_target("yatagarasu", level.unwrap_or(Level::INFO))
 }
 
 /// Lines that were dropped since the start.
@@ -144,6 +147,62 @@ impl Drop for Guard {
         }
         // Ends with the thread.
         let _ = self.written.recv_timeout(LAST_WRITE);
+    }
+}
+
+/// Writes an event as an object: when it was, how grave it is, and its fields in their order.
+struct Json(Arc<Queue>);
+
+impl<S: Subscriber> Layer<S> for Json {
+    fn on_event(&self, event: &Event<'_>, _: layer::Context<'_, S>) {
+        let mut object = Object(Vec::with_capacity(USUAL_LINE_BYTES));
+        // Writing to a Vec cannot fail.
+        let _ =
+            write!(object.0, "{{\"timestamp\":\"{}\"", humantime::format_rfc3339_micros(SystemTime::now()));
+        object.member("level", event.metadata().level().as_str());
+        event.record(&mut object);
+        object.0.extend_from_slice(b"}\n");
+        self.0.push(&object.0);
+    }
+}
+
+/// A JSON object that is being written.
+struct Object(Vec<u8>);
+
+impl Object {
+    /// The names are in our source and need no escapes.
+    fn member(&mut self, name: &str, value: impl Serialize) {
+        self.0.extend_from_slice(b",\"");
+        self.0.extend_from_slice(name.as_bytes());
+        self.0.extend_from_slice(b"\":");
+        // A number or a text, which can always be written.
+        let _ = serde_json::to_writer(&mut self.0, &value);
+    }
+}
+
+impl Visit for Object {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.member(field.name(), format_args!("{value:?}"));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.member(field.name(), value);
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.member(field.name(), value);
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.member(field.name(), value);
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.member(field.name(), value);
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.member(field.name(), value);
     }
 }
 

@@ -124,9 +124,7 @@ impl Links {
         }
         query.push_str("&signature=");
         if let Some(key) = self.keys.first() {
-            for byte in hmac::sign(key, text.as_bytes()).as_ref() {
-                let _ = write!(query, "{byte:02x}");
-            }
+            query.push_str(&hex::encode(hmac::sign(key, text.as_bytes())));
         }
         query
     }
@@ -152,18 +150,11 @@ fn parameter<'q>(query: &'q str, name: &str) -> Result<Option<Cow<'q, str>>, Inv
     percent_decode_str(value).decode_utf8().map(Some).map_err(|_| InvalidLink::Malformed)
 }
 
-/// 32 bytes in lower-case hexadecimal.
-fn decode_hex(text: &str) -> Option<Vec<u8>> {
-    let digit = |byte: u8| match byte {
-        b'0'..=b'9' => Some(byte - b'0'),
-        b'a'..=b'f' => Some(byte - b'a' + 10),
-        _ => None,
-    };
-    let byte = |pair: &[u8]| match pair {
-        [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
-        _ => None,
-    };
-    text.as_bytes().chunks(2).map(byte).collect::<Option<Vec<u8>>>().filter(|bytes| bytes.len() == 32)
+/// 32 bytes in lower-case hexadecimal, and in no other way.
+fn decode_hex(text: &str) -> Option<[u8; 32]> {
+    let mut bytes = [0; 32];
+    let is_lower = !text.bytes().any(|byte| byte.is_ascii_uppercase());
+    hex::decode_to_slice(text, &mut bytes).ok().filter(|()| is_lower).map(|()| bytes)
 }
 
 #[cfg(test)]

@@ -9,8 +9,6 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use crate::s3::sigv4::hex;
-
 /// The largest configuration file. 100,000 buckets take about 40 MiB.
 pub const MAX_CONFIG_BYTES: u64 = 128 << 20;
 
@@ -72,7 +70,7 @@ impl Content {
             add(Some(&path.as_os_str().as_encoded_bytes().to_vec()));
             add(bytes.as_ref());
         }
-        format!("sha256:{}", hex(&hash.finalize()))
+        format!("sha256:{}", hex::encode(hash.finalize()))
     }
 
     /// What is there now, for a configuration that refers to these files.

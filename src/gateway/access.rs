@@ -1,5 +1,6 @@
 //! The one log line and the one observation of a request.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use http::Method;
@@ -19,7 +20,7 @@ pub struct Access<'a> {
     pub method: &'a Method,
     /// Without the query string, which may hold a token.
     pub path: &'a str,
-    pub client: Option<String>,
+    pub client: Option<IpAddr>,
     pub status: u16,
     pub bytes: usize,
     pub duration: Duration,
@@ -52,7 +53,7 @@ impl Access<'_> {
             bucket,
             method = self.method.as_str(),
             path = self.path,
-            client = self.client,
+            client = self.client.map(tracing::field::display),
             status = self.status,
             bytes = self.bytes,
             duration_ms = milliseconds(self.duration),

@@ -323,7 +323,7 @@ impl ProxyHttp for Gateway {
             bucket: ctx.bucket.as_ref().map(|bucket| bucket.name.as_str()),
             method: &request.method,
             path: request.uri.path(),
-            client: ctx.address.map(|address| address.to_string()),
+            client: ctx.address,
             status,
             bytes: session.body_bytes_sent(),
             duration: ctx.started.elapsed(),

@@ -36,6 +36,7 @@ pub fn peer(bucket: &Bucket, address: IpAddr, remaining: Duration, authorities: 
     let tls = store.scheme() == Scheme::Https;
     // Pingora takes an empty server name for leave to verify nothing; a host is never empty.
     let server_name = match store.host() {
+        _ if !tls => String::new(),
         Host::Name(name) => name.clone(),
         Host::Address(address) => address.to_string(),
     };
@@ -97,7 +98,8 @@ pub fn signed_request(
     let to_sign = Request { method: method.as_str(), path: &path, query, host: store.authority() };
     let signed = signer.sign(to_sign, signatory, now);
     let target = if query.is_empty() { path } else { format!("{path}?{query}") };
-    let mut request = RequestHeader::build(method.clone(), target.as_bytes(), Some(12))?;
+    // Pingora writes each name in one way then, instead of keeping a second map of how to write it.
+    let mut request = RequestHeader::build_no_case(method.clone(), target.as_bytes(), Some(12))?;
     request.insert_header(HOST, store.authority())?;
     request.insert_header(AMZ_DATE, signed.date)?;
     request.insert_header(AMZ_CONTENT_SHA256, signed.payload_hash)?;
@@ -105,10 +107,8 @@ pub fn signed_request(
         request.insert_header(AMZ_SECURITY_TOKEN, token.expose())?;
     }
     request.insert_header(AUTHORIZATION, signed.authorization)?;
-    for name in PASSED {
-        for value in client.headers.get_all(&name) {
-            request.append_header(name.clone(), value.clone())?;
-        }
+    for (name, value) in client.headers.iter().filter(|(name, _)| PASSED.contains(name)) {
+        request.append_header(name.clone(), value.clone())?;
     }
     Ok(request)
 }

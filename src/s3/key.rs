@@ -1,6 +1,6 @@
 //! The object key: held decoded, encoded strictly when a request is made.
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 
 /// Everything but the unreserved characters of RFC 3986 and `/`: `UriEncode` of the AWS Signature
 /// Version 4 documentation, applied to a path.
@@ -19,7 +19,7 @@ impl ObjectKey {
     }
 
     /// As it stands in the path of a request, percent-encoded in upper case.
-    pub fn encoded(&self) -> impl std::fmt::Display {
+    pub fn encoded(&self) -> PercentEncode<'_> {
         utf8_percent_encode(&self.0, PATH)
     }
 }

@@ -196,7 +196,9 @@ impl Bucket {
 
     /// The path of an object, as signed and as sent. S3 encodes a path once and never normalises.
     pub fn path_of(&self, key: &ObjectKey) -> String {
-        format!("{}{}", self.path, key.encoded())
+        let mut path = self.path.clone();
+        path.extend(key.encoded());
+        path
     }
 }
 

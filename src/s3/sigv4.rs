@@ -1,17 +1,17 @@
 //! AWS Signature Version 4 in the `Authorization` header, for requests without a body.
 //!
-//! The canonical request is our own, because the key derivation of `aws-sigv4`'s signer cannot be
-//! cached; the two HMAC steps are `aws-sigv4`'s. Its complete signer is the oracle in the tests.
+//! The canonical request is our own, because `aws-sigv4`'s signer can keep nothing of one request for
+//! the next; it derives the key of a day, and its complete signer is the oracle in the tests.
 //! Specification: "Create a signed AWS API request", AWS Identity and Access Management User Guide.
 
-use std::fmt::Write;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
-use aws_sigv4::sign::v4::{calculate_signature, generate_signing_key};
+use aws_sigv4::sign::v4::generate_signing_key;
+use hmac::{Hmac, KeyInit, Mac};
+use http::HeaderValue;
 use sha2::{Digest, Sha256};
-use zeroize::Zeroizing;
 
 use super::identity::{Credentials, Identity};
 
@@ -20,6 +20,8 @@ const SERVICE: &str = "s3";
 
 /// `x-amz-content-sha256` of a request without a body: SHA-256 of nothing.
 const EMPTY_PAYLOAD_HASH: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+const DAY_SECONDS: u64 = 86_400;
 
 /// What is to be signed, exactly as it will be sent.
 #[derive(Debug, Clone, Copy)]
@@ -39,7 +41,7 @@ pub struct SignedHeaders {
     /// `x-amz-date`, ISO 8601 basic format, UTC.
     pub date: String,
     /// `x-amz-content-sha256`
-    pub payload_hash: &'static str,
+    pub payload_hash: HeaderValue,
     pub authorization: String,
 }
 
@@ -58,18 +60,23 @@ pub struct Signatory {
     keys: ArcSwap<Vec<Arc<SigningKey>>>,
 }
 
+/// A key, and all that is the same in every request that is signed with it.
 struct SigningKey {
-    day: String,
+    /// Since 1970.
+    day: u64,
     region: String,
-    key: Zeroizing<Vec<u8>>,
+    /// `20130524`
+    date: String,
+    scope: String,
+    /// The header up to the signature.
+    authorization: String,
+    /// Has taken the key in, and nothing else.
+    mac: Hmac<Sha256>,
 }
 
 impl std::fmt::Debug for SigningKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SigningKey")
-            .field("day", &self.day)
-            .field("region", &self.region)
-            .finish_non_exhaustive()
+        f.debug_struct("SigningKey").field("scope", &self.scope).finish_non_exhaustive()
     }
 }
 
@@ -85,23 +92,22 @@ impl Signer {
 
     /// Signs with what its identity holds, which the caller takes once for a request. The session token
     /// is signed with the rest, and is to be sent as `x-amz-security-token`.
+    ///
+    /// A clock before 1970 signs as 1970, which every store refuses.
     pub fn sign(&self, request: Request<'_>, signatory: &Signatory, now: SystemTime) -> SignedHeaders {
-        let credentials = &signatory.credentials;
-        let date = basic_date_time(now);
-        let day = &date[..8];
-        let scope = format!("{day}/{}/{SERVICE}/aws4_request", self.region);
-        let (canonical_request, signed_headers) = canonical_request(request, credentials, &date);
-        let string_to_sign =
-            format!("{ALGORITHM}\n{date}\n{scope}\n{}", hex(&Sha256::digest(canonical_request.as_bytes())));
-        let signature = calculate_signature(
-            &*signatory.signing_key(day, &self.region, now).key,
-            string_to_sign.as_bytes(),
-        );
-        let authorization = format!(
-            "{ALGORITHM} Credential={}/{scope}, SignedHeaders={signed_headers}, Signature={signature}",
-            credentials.access_key.expose(),
-        );
-        SignedHeaders { date, payload_hash: EMPTY_PAYLOAD_HASH, authorization }
+        let seconds = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let key = signatory.signing_key(seconds / DAY_SECONDS, &self.region);
+        let date = key.date_time(seconds % DAY_SECONDS);
+        let canonical_request = hash_of(request, &signatory.credentials, &date);
+        let mut mac = key.mac.clone();
+        for part in [ALGORITHM, "\n", &date, "\n", &key.scope, "\n", as_text(&canonical_request)] {
+            mac.update(part.as_bytes());
+        }
+        let signature = hex_of(&mac.finalize().into_bytes());
+        let mut authorization = String::with_capacity(key.authorization.len() + signature.len());
+        authorization.push_str(&key.authorization);
+        authorization.push_str(as_text(&signature));
+        SignedHeaders { date, payload_hash: HeaderValue::from_static(EMPTY_PAYLOAD_HASH), authorization }
     }
 }
 
@@ -110,57 +116,87 @@ impl Signatory {
         Self { credentials, keys: ArcSwap::default() }
     }
 
-    /// The key of `day`, derived once. Two requests at midnight may both derive it, with the same result.
-    fn signing_key(&self, day: &str, region: &str, now: SystemTime) -> Arc<SigningKey> {
+    /// The key of a day, derived once. Two requests at midnight may both derive it, with the same result.
+    fn signing_key(&self, day: u64, region: &str) -> Arc<SigningKey> {
         let keys = self.keys.load();
         if let Some(known) = keys.iter().find(|known| known.day == day && known.region == region) {
             return known.clone();
         }
-        let key = generate_signing_key(self.credentials.secret_key.expose(), now, region, SERVICE);
-        let fresh = Arc::new(SigningKey {
-            day: day.to_owned(),
-            region: region.to_owned(),
-            key: key.as_ref().to_vec().into(),
-        });
+        let fresh = Arc::new(SigningKey::new(&self.credentials, day, region));
         let today = keys.iter().filter(|known| known.day == day).cloned();
         self.keys.store(Arc::new(today.chain([fresh.clone()]).collect()));
         fresh
     }
 }
 
-fn canonical_request(request: Request<'_>, credentials: &Credentials, date: &str) -> (String, &'static str) {
-    let Request { method, path, query, host } = request;
-    let (token_line, signed_headers) = match &credentials.session_token {
-        Some(token) => (
-            format!("x-amz-security-token:{}\n", token.expose()),
-            "host;x-amz-content-sha256;x-amz-date;x-amz-security-token",
-        ),
-        None => (String::new(), "host;x-amz-content-sha256;x-amz-date"),
-    };
-    let canonical_request = format!(
-        "{method}\n{path}\n{query}\nhost:{host}\nx-amz-content-sha256:{EMPTY_PAYLOAD_HASH}\nx-amz-date:{date}\n{token_line}\n{signed_headers}\n{EMPTY_PAYLOAD_HASH}"
-    );
-    (canonical_request, signed_headers)
+impl SigningKey {
+    fn new(credentials: &Credentials, day: u64, region: &str) -> Self {
+        let midnight = UNIX_EPOCH + Duration::from_secs(day * DAY_SECONDS);
+        let key = generate_signing_key(credentials.secret_key.expose(), midnight, region, SERVICE);
+        let today = time::OffsetDateTime::from(midnight);
+        let date = format!("{:04}{:02}{:02}", today.year(), u8::from(today.month()), today.day());
+        let scope = format!("{date}/{region}/{SERVICE}/aws4_request");
+        let authorization = format!(
+            "{ALGORITHM} Credential={}/{scope}, SignedHeaders={}, Signature=",
+            credentials.access_key.expose(),
+            names_of_signed_headers(credentials),
+        );
+        let mac = Hmac::new_from_slice(key.as_ref()).expect("HMAC takes keys of any length");
+        Self { day, region: region.to_owned(), date, scope, authorization, mac }
+    }
+
+    /// `20130524T000000Z`
+    fn date_time(&self, second_of_day: u64) -> String {
+        let (hour, minute, second) = (second_of_day / 3600, second_of_day / 60 % 60, second_of_day % 60);
+        let digit = |number: u64| char::from(b'0' + (number % 10) as u8);
+        let mut text = String::with_capacity("20130524T000000Z".len());
+        text.push_str(&self.date);
+        text.push('T');
+        for number in [hour, minute, second] {
+            text.extend([digit(number / 10), digit(number)]);
+        }
+        text.push('Z');
+        text
+    }
 }
 
-/// `20130524T000000Z`. A clock before 1970 signs as 1970, which every store refuses.
-fn basic_date_time(now: SystemTime) -> String {
-    let seconds = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let time = i64::try_from(seconds)
-        .ok()
-        .and_then(|seconds| time::OffsetDateTime::from_unix_timestamp(seconds).ok())
-        .unwrap_or(time::OffsetDateTime::UNIX_EPOCH);
-    let (year, month, day) = (time.year(), u8::from(time.month()), time.day());
-    let (hour, minute, second) = (time.hour(), time.minute(), time.second());
-    format!("{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}Z")
+fn names_of_signed_headers(credentials: &Credentials) -> &'static str {
+    match credentials.session_token {
+        Some(_) => "host;x-amz-content-sha256;x-amz-date;x-amz-security-token",
+        None => "host;x-amz-content-sha256;x-amz-date",
+    }
+}
+
+/// The hash of the canonical request, which is nowhere put together.
+fn hash_of(request: Request<'_>, credentials: &Credentials, date: &str) -> [u8; 64] {
+    let Request { method, path, query, host } = request;
+    let mut hash = Sha256::new();
+    for part in [method, "\n", path, "\n", query, "\nhost:", host, "\nx-amz-content-sha256:"] {
+        hash.update(part);
+    }
+    for part in [EMPTY_PAYLOAD_HASH, "\nx-amz-date:", date, "\n"] {
+        hash.update(part);
+    }
+    if let Some(token) = &credentials.session_token {
+        for part in ["x-amz-security-token:", token.expose(), "\n"] {
+            hash.update(part);
+        }
+    }
+    for part in ["\n", names_of_signed_headers(credentials), "\n", EMPTY_PAYLOAD_HASH] {
+        hash.update(part);
+    }
+    hex_of(&hash.finalize())
 }
 
 /// Lower-case hexadecimal.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("writing to a String cannot fail");
-        text
-    })
+fn hex_of(hash: &[u8]) -> [u8; 64] {
+    let mut text = [0; 64];
+    hex::encode_to_slice(hash, &mut text).expect("SHA-256 has 32 bytes");
+    text
+}
+
+fn as_text(hex: &[u8; 64]) -> &str {
+    std::str::from_utf8(hex).expect("hexadecimal is ASCII")
 }
 
 #[cfg(test)]
@@ -259,10 +295,13 @@ mod tests {
 
     #[test]
     fn dates_are_iso_8601_basic() {
-        let at = |seconds| basic_date_time(UNIX_EPOCH + Duration::from_secs(seconds));
+        let (signer, signatory) = (signer("eu-west-1"), signatory("AK", "SK", None));
+        let request = Request { method: "GET", path: "/b/k", query: "", host: "h" };
+        let date = |now| signer.sign(request, &signatory, now).date;
+        let at = |seconds| date(UNIX_EPOCH + Duration::from_secs(seconds));
         assert_eq!(at(1_369_353_600), "20130524T000000Z");
         assert_eq!(at(1_709_210_096), "20240229T123456Z");
-        assert_eq!(basic_date_time(UNIX_EPOCH - Duration::from_secs(1)), "19700101T000000Z");
+        assert_eq!(date(UNIX_EPOCH - Duration::from_secs(1)), "19700101T000000Z");
     }
 
     proptest! {
