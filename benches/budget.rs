@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use subject::{PRIVATE, PUBLIC, now};
-use yatagarasu::gateway::admission::admit;
+use yatagarasu::gateway::admission::{Verdict, admit};
 use yatagarasu::gateway::upstream::signed_request;
 use yatagarasu::routing::{Prefix, RouteTable};
 use yatagarasu::s3::sigv4::Request;
@@ -125,7 +125,9 @@ fn decide(auth: &str, times: usize) {
 fn build(times: usize) {
     let generation = subject::generation(10, PUBLIC);
     let request = subject::request(7, None);
-    let admission = admit(&generation, &request, None, now()).expect("admitted");
+    let Ok(Verdict::Admitted(admission)) = admit(&generation, &request, None, now()) else {
+        panic!("not admitted");
+    };
     for _ in 0..times {
         let signed = signed_request(black_box(&request), admission.bucket(), &admission, now());
         assert!(black_box(signed).is_ok());

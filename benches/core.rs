@@ -24,7 +24,7 @@ use subject::{PRIVATE, PUBLIC, SECRET, config_text, generation, load, now, reque
 use yatagarasu::auth::Rule;
 use yatagarasu::config::stages::Stages;
 use yatagarasu::config::{self, Source};
-use yatagarasu::gateway::admission::admit;
+use yatagarasu::gateway::admission::{Verdict, admit};
 use yatagarasu::gateway::upstream::signed_request;
 use yatagarasu::routing::{Prefix, RouteTable};
 use yatagarasu::s3::sigv4::Request;
@@ -41,7 +41,9 @@ fn sign(c: &mut Criterion) {
     c.bench_function("sign", |b| b.iter(|| signer.sign(black_box(object), &signatory, now())));
 
     let client = request(0, None);
-    let admission = admit(&generation, &client, None, now()).expect("admitted");
+    let Ok(Verdict::Admitted(admission)) = admit(&generation, &client, None, now()) else {
+        panic!("not admitted");
+    };
     c.bench_function("signed-request", |b| {
         b.iter(|| signed_request(black_box(&client), admission.bucket(), &admission, now()));
     });

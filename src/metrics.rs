@@ -32,6 +32,7 @@ pub struct Metrics {
     pub requests_in_flight: IntGauge,
     pub rejections: IntCounterVec,
     pub upstream_errors: IntCounterVec,
+    pub external_decisions: IntCounterVec,
     pub jwks_fetches: IntCounterVec,
     jwks_age: Gauge,
     verified_tokens: IntCounterVec,
@@ -100,6 +101,10 @@ impl Metrics {
                 Opts::new("yatagarasu_upstream_errors_total", "Failures between the proxy and the store."),
                 &["bucket", "kind"],
             )?,
+            external_decisions: IntCounterVec::new(
+                Opts::new("yatagarasu_external_decisions_total", "What services decided about requests."),
+                &["bucket", "outcome"],
+            )?,
             jwks_fetches: IntCounterVec::new(
                 Opts::new("yatagarasu_jwks_fetches_total", "Fetches of the keys that issuers publish."),
                 &["outcome"],
@@ -152,7 +157,7 @@ impl Metrics {
     }
 
     fn register(&self) -> Result<(), prometheus::Error> {
-        let all: [Box<dyn prometheus::core::Collector>; 20] = [
+        let all: [Box<dyn prometheus::core::Collector>; 21] = [
             Box::new(self.reload_success.clone()),
             Box::new(self.reload_failure.clone()),
             Box::new(self.generation.clone()),
@@ -164,6 +169,7 @@ impl Metrics {
             Box::new(self.requests_in_flight.clone()),
             Box::new(self.rejections.clone()),
             Box::new(self.upstream_errors.clone()),
+            Box::new(self.external_decisions.clone()),
             Box::new(self.jwks_fetches.clone()),
             Box::new(self.jwks_age.clone()),
             Box::new(self.verified_tokens.clone()),
@@ -262,6 +268,9 @@ impl Metrics {
                     }
                     "yatagarasu_upstream_errors_total" => {
                         self.upstream_errors.remove_label_values(&[bucket, value("kind")])
+                    }
+                    "yatagarasu_external_decisions_total" => {
+                        self.external_decisions.remove_label_values(&[bucket, value("outcome")])
                     }
                     "yatagarasu_store_refusals_total" => {
                         self.store_refusals.remove_label_values(&[bucket, value("cause")])

@@ -321,11 +321,13 @@ pub struct Auth {
     pub rules: Option<Vec<PathRule>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub signed_links: Option<SignedLinks>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub external: Option<External>,
 }
 
 impl Default for Auth {
     fn default() -> Self {
-        Self { enabled: true, claims: Vec::new(), rules: None, signed_links: None }
+        Self { enabled: true, claims: Vec::new(), rules: None, signed_links: None, external: None }
     }
 }
 
@@ -341,6 +343,20 @@ pub struct SignedLinks {
 impl Default for SignedLinks {
     fn default() -> Self {
         Self { secret: None, previous_secret: None, max_ttl_seconds: 86_400 }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct External {
+    pub url: Option<Secret>,
+    pub timeout_ms: u64,
+    pub cache_seconds: u64,
+}
+
+impl Default for External {
+    fn default() -> Self {
+        Self { url: None, timeout_ms: 1000, cache_seconds: 0 }
     }
 }
 

@@ -34,9 +34,9 @@ use crate::auth::policy::Policy;
 use crate::auth::verifier::Verifier;
 use crate::fault;
 use crate::routing::{Prefix, RouteTable};
-use crate::s3;
 use crate::s3::identity::{self, Identity};
 use crate::s3::sigv4::Signer;
+use crate::s3::{self, Endpoint};
 use crate::secret::{REDACTED, Secret, TAG};
 use document::{Document, Item};
 use problem::{Place, Problems};
@@ -168,6 +168,8 @@ pub struct Bucket {
     pub name: String,
     pub prefix: Prefix,
     pub policy: Policy,
+    /// Who is asked about every request that the policy allows.
+    pub external: Option<Arc<External>>,
     pub store: s3::Bucket,
     pub signer: Signer,
     pub trust: Trust,
@@ -176,6 +178,19 @@ pub struct Bucket {
     effective: Value,
     /// `None` when it was made from more than can be told.
     origin: Option<Origin>,
+}
+
+/// A service that decides about requests.
+#[derive(Debug)]
+pub struct External {
+    /// As it is written; by it the service is known.
+    pub url: Secret,
+    pub endpoint: Endpoint,
+    /// Path and query.
+    pub target: Secret,
+    pub timeout: Duration,
+    /// How long its answers are believed; zero for the one request that they are about.
+    pub cache: Duration,
 }
 
 /// Which certificates vouch for a server, DER-encoded; none means the usual roots.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::Method;
 use tracing::info;
 
+use super::external::{Decision, Failure};
 use super::rejection::{Rejection, UpstreamError};
 use crate::metrics::{Metrics, NO_BUCKET};
 use crate::reload::attempt::milliseconds;
@@ -67,6 +68,15 @@ impl Access<'_> {
 /// Counts a failure between the proxy and the store, once per failure and not per request.
 pub fn count_upstream_error(metrics: &Metrics, bucket: &str, error: UpstreamError) {
     metrics.upstream_errors.with_label_values(&[bucket, error.kind()]).inc();
+}
+
+/// Counts what a service decided about a request, or that it did not.
+pub fn count_external_decision(metrics: &Metrics, bucket: &str, decision: &Result<Decision, Failure>) {
+    let outcome = match decision {
+        Ok(decision) => decision.outcome(),
+        Err(failure) => failure.kind(),
+    };
+    metrics.external_decisions.with_label_values(&[bucket, outcome]).inc();
 }
 
 /// From a closed set: a client could send any word. None is the end of another one.

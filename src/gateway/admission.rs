@@ -9,18 +9,20 @@ use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{Method, Version};
 use percent_encoding::percent_decode_str;
+use serde_json::json;
 
+use super::external::{Decision, Failure};
 use super::rejection::Rejection;
 use crate::auth::links::Object;
-use crate::auth::policy;
-use crate::config::Bucket;
+use crate::auth::{Principal, policy};
+use crate::config::{Bucket, External};
 use crate::generation::Generation;
 use crate::routing;
 use crate::s3::key::{ObjectKey, encode_query_value};
 use crate::s3::sigv4::Signatory;
 
 /// Permission to read one object, and everything needed to ask the store for it. Only [`admit`]
-/// makes one, and nothing is signed without one.
+/// makes one, perhaps inside of a [`Question`], and nothing is signed without one.
 #[derive(Debug)]
 pub struct Admission {
     bucket: Arc<Bucket>,
@@ -53,6 +55,66 @@ impl Admission {
     }
 }
 
+/// What [`admit`] finds about a request that it does not refuse.
+#[derive(Debug)]
+pub enum Verdict {
+    Admitted(Admission),
+    /// It may be read if a service says so.
+    Asks(Question),
+}
+
+/// What a service is to decide. Holds the admission, and gives it out for a yes alone.
+#[derive(Debug)]
+pub struct Question {
+    admission: Admission,
+    external: Arc<External>,
+    text: String,
+}
+
+impl Question {
+    fn about(
+        admission: Admission,
+        external: &Arc<External>,
+        request: &policy::Request<'_>,
+        principal: &Principal,
+    ) -> Self {
+        // The form of Open Policy Agent's data API. What opened the door, a token or a signature, is not
+        // in it.
+        let input = json!({
+            "method": request.method.as_str(),
+            "bucket": admission.bucket.name,
+            "key": request.key,
+            "query": admission.query,
+            "claims": *principal.claims,
+            "address": request.address,
+        });
+        Self { admission, external: external.clone(), text: json!({ "input": input }).to_string() }
+    }
+
+    /// The operator's name of the bucket that it is about.
+    pub fn bucket(&self) -> &str {
+        &self.admission.bucket.name
+    }
+
+    pub fn external(&self) -> &External {
+        &self.external
+    }
+
+    /// The JSON for the service.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    pub fn answered(self, decision: Result<Decision, Failure>) -> Result<Admission, Refusal> {
+        let rejection = match decision {
+            Ok(decision) if decision.allows => return Ok(self.admission),
+            Ok(_) => Rejection::ExternalDenied,
+            Err(failure) => Rejection::ExternalFailed(failure),
+        };
+        Err(Refusal { bucket: Some(self.admission.bucket), rejection })
+    }
+}
+
 /// The longest key of an object (Amazon S3 User Guide, "Naming Amazon S3 objects").
 const MAX_KEY_BYTES: usize = 1024;
 
@@ -77,7 +139,7 @@ pub fn admit(
     request: &Parts,
     address: Option<IpAddr>,
     now: SystemTime,
-) -> Result<Admission, Refusal> {
+) -> Result<Verdict, Refusal> {
     if request.method != Method::GET && request.method != Method::HEAD {
         return Err(Rejection::Method.into());
     }
@@ -98,7 +160,7 @@ fn read(
     request: &Parts,
     address: Option<IpAddr>,
     now: SystemTime,
-) -> Result<Admission, Rejection> {
+) -> Result<Verdict, Rejection> {
     let query = request.uri.query().unwrap_or_default();
     // No store can have it; it takes long to compare, and it grows threefold when it is encoded.
     if key.len() > MAX_KEY_BYTES {
@@ -112,7 +174,7 @@ fn read(
         query,
         address,
     };
-    bucket.policy.authorize(&asked, now).map_err(Rejection::Denied)?;
+    let principal = bucket.policy.authorize(&asked, now).map_err(Rejection::Denied)?;
     if has_body(request) {
         return Err(Rejection::Body);
     }
@@ -120,11 +182,15 @@ fn read(
     if key.is_empty() {
         return Err(Rejection::NoKey);
     }
-    Ok(Admission {
+    let admission = Admission {
         bucket: bucket.clone(),
         key: ObjectKey::new(key.to_owned()),
         query: canonical_query(query)?,
         signatory: bucket.signer.identity().signatory(now).ok_or(Rejection::NoCredentials)?,
+    };
+    Ok(match &bucket.external {
+        None => Verdict::Admitted(admission),
+        Some(external) => Verdict::Asks(Question::about(admission, external, &asked, &principal)),
     })
 }
 

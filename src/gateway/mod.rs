@@ -6,6 +6,7 @@ mod address;
 pub mod admission;
 mod answering;
 mod context;
+pub mod external;
 pub mod issuers;
 mod rejection;
 pub mod resolver;
@@ -37,10 +38,11 @@ use crate::reload::attempt::Trigger;
 use crate::reload::signals;
 use crate::s3;
 use crate::s3::error::Cause;
-use access::{Access, CLIENT_CLOSED, count_upstream_error};
-use admission::{Admission, Refusal, admit};
+use access::{Access, CLIENT_CLOSED, count_external_decision, count_upstream_error};
+use admission::{Admission, Refusal, Verdict, admit};
 use answering::{WRITE, keep_only, read_body, reject, replace, request_id, stamp, write};
 use context::{Context, Replacement, Upstream};
+use external::Services;
 use issuers::Issuers;
 use rejection::{METHODS, Rejection, UpstreamError};
 use resolver::Resolver;
@@ -53,15 +55,13 @@ const UNWANTED_BODY: Duration = Duration::from_secs(5);
 /// A request that took longer than it may in all.
 const OVERDUE: ErrorType = ErrorType::Custom("Overdue");
 
-/// How many of a store's addresses one request tries.
-pub const MAX_ADDRESSES: usize = 3;
-
 /// The proxy of one port.
 pub struct Gateway {
     /// Whether the port is the operators' own, where no objects are served.
     pub is_for_operators: bool,
     pub operators: Arc<Operators>,
     pub resolver: Arc<Resolver>,
+    pub services: Arc<Services>,
     pub issuers: Arc<Issuers>,
     pub authorities: Authorities,
 }
@@ -132,6 +132,10 @@ impl ProxyHttp for Gateway {
         } else {
             self.admit(&ctx.generation, request, ctx.address).await
         };
+        let admitted = match admitted {
+            Ok(verdict) => self.decided(verdict).await,
+            Err(refusal) => Err(refusal),
+        };
         match admitted {
             Ok(admission) => {
                 session.set_write_timeout(Some(admission.bucket().timeouts.write));
@@ -155,15 +159,8 @@ impl ProxyHttp for Gateway {
             return Err(Error::new_in(OVERDUE));
         }
         if ctx.upstream.candidates.is_empty() {
-            ctx.upstream.candidates = match bucket.store.host() {
-                s3::Host::Address(address) => vec![*address],
-                s3::Host::Name(name) => {
-                    let patience = bucket.timeouts.connect.min(remaining);
-                    let mut addresses = self.resolver.addresses(name, patience).await;
-                    addresses.truncate(MAX_ADDRESSES);
-                    addresses
-                }
-            };
+            let patience = bucket.timeouts.connect.min(remaining);
+            ctx.upstream.candidates = self.resolver.addresses(&bucket.store.endpoint().host, patience).await;
         }
         let Some(address) = ctx.upstream.candidates.first() else {
             self.upstream_failed(ctx, UpstreamError::Resolve);
@@ -183,10 +180,8 @@ impl ProxyHttp for Gateway {
             self.upstream_failed(ctx, kind);
         }
         let failed = ctx.upstream.candidates.first().copied();
-        if let (Ok(admission), Some(address)) = (admitted(ctx), failed)
-            && let s3::Host::Name(name) = admission.bucket().store.host()
-        {
-            self.resolver.avoid(name, address);
+        if let (Ok(admission), Some(address)) = (admitted(ctx), failed) {
+            self.resolver.avoid(&admission.bucket().store.endpoint().host, address);
         }
         if ctx.upstream.candidates.len() > 1 {
             ctx.upstream.candidates.remove(0);
@@ -361,7 +356,7 @@ impl Gateway {
         generation: &Generation,
         request: &Parts,
         address: Option<IpAddr>,
-    ) -> std::result::Result<Admission, Refusal> {
+    ) -> std::result::Result<Verdict, Refusal> {
         match admit(generation, request, address, SystemTime::now()) {
             Err(Refusal { rejection: Rejection::Denied(Denied::UnknownKey), .. })
                 if self.issuers.ask(&generation.config).await =>
@@ -400,6 +395,21 @@ impl Gateway {
             body,
         };
         self.operators.answer(call, principal).await
+    }
+
+    /// Waits for what a service has to say, where one is to be asked.
+    async fn decided(&self, verdict: Verdict) -> std::result::Result<Admission, Refusal> {
+        match verdict {
+            Verdict::Admitted(admission) => Ok(admission),
+            Verdict::Asks(question) => {
+                let bucket = question.bucket();
+                // Boxed, or the future of every request would have room for it: 5 % more instructions.
+                let asked = Box::pin(self.services.ask(bucket, question.external(), question.text()));
+                let decision = asked.await;
+                count_external_decision(&self.operators.metrics, bucket, &decision);
+                question.answered(decision)
+            }
+        }
     }
 
     fn bucket_of<'c>(&self, ctx: &'c Context) -> Result<Cow<'c, Arc<Bucket>>> {
@@ -448,6 +458,9 @@ fn reason(ctx: &Context, error: Option<&Error>) -> Option<String> {
             Some(format!("upstream {}: {}", kind.kind(), error.etype().as_str()))
         }
         (Some(Rejection::Upstream(kind)), _, None) => Some(format!("upstream {}", kind.kind())),
+        (Some(rejection @ Rejection::ExternalFailed(failure)), ..) => {
+            Some(format!("{}: {failure}", rejection.label()))
+        }
         (Some(rejection), ..) => Some(format!("{}: {rejection}", rejection.label())),
         (None, _, Some(error)) => {
             Some(format!("{}: {}", error.esource().as_str().to_lowercase(), error.etype().as_str()))

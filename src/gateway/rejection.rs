@@ -6,6 +6,7 @@ use pingora::{Error, ErrorSource, ErrorType};
 use serde_json::json;
 use thiserror::Error;
 
+use super::external::Failure;
 use crate::answer::Answer;
 use crate::auth::Denied;
 use crate::routing::InvalidPath;
@@ -32,6 +33,12 @@ pub enum Rejection {
     NoKey,
     #[error("{0}")]
     Denied(Denied),
+    /// The service that decides about the bucket's requests says no.
+    #[error("the external decision is no")]
+    ExternalDenied,
+    /// It says nothing that could be understood.
+    #[error("there is no external decision; try again")]
+    ExternalFailed(Failure),
     #[error("no credentials for the store have arrived yet, or the last ones have expired")]
     NoCredentials,
     #[error("the store cannot be reached or does not answer as a store")]
@@ -105,6 +112,8 @@ impl Rejection {
                 Denied::NoRule => (403, "AccessDenied", "unmatched"),
                 _ => (401, "AccessDenied", "bad_token"),
             },
+            Self::ExternalDenied => (403, "AccessDenied", "external_denied"),
+            Self::ExternalFailed(_) => (503, "ServiceUnavailable", "external_failed"),
             Self::NoCredentials => (503, "ServiceUnavailable", "no_credentials"),
             Self::Upstream(UpstreamError::Timeout) => (504, "RequestTimeout", "upstream_timeout"),
             Self::Upstream(_) => (502, "InternalError", "upstream"),

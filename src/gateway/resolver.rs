@@ -1,4 +1,4 @@
-//! Addresses of the stores' host names, looked up in the background.
+//! Addresses of the host names of stores and services, looked up in the background.
 //!
 //! A name is looked up when it is first mentioned. A request reads what is known; when that is no
 //! longer fresh, the request has it looked up again for those that follow, and waits itself only while
@@ -16,6 +16,8 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{info, warn};
 
+use crate::s3::Host;
+
 /// How long an answer is fresh: as long as Amazon's records live. A connection that stands does not
 /// care.
 const FRESH: Duration = Duration::from_secs(5);
@@ -26,6 +28,9 @@ const USABLE: Duration = Duration::from_secs(300);
 
 /// How long a failure is believed.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// How many addresses of a host are tried.
+pub const MAX_ADDRESSES: usize = 3;
 
 /// Lookups at once; each takes a thread.
 const LOOKUPS: usize = 32;
@@ -90,16 +95,19 @@ impl Resolver {
                 .block_on(async { timeout_at(deadline, known.wait_for(Option::is_some)).await.map(drop) });
             let found = name.known.borrow().as_ref().is_some_and(|known| !known.addresses.is_empty());
             if known.is_err() || !found {
-                warnings.push(format!("the name `{}` of a store does not resolve yet", name.host));
+                warnings.push(format!("the name `{}` does not resolve yet", name.host));
             }
         }
         warnings
     }
 
-    /// The addresses of a name, the one to try first in front; empty when there are none. Waits for a
+    /// The addresses to try of a host, the first one in front; empty when there are none. Waits for a
     /// lookup at most as long as `patience`, and only when nothing usable is known.
-    pub async fn addresses(&self, host: &str, patience: Duration) -> Vec<IpAddr> {
-        let name = self.name(host);
+    pub async fn addresses(&self, host: &Host, patience: Duration) -> Vec<IpAddr> {
+        let name = match host {
+            Host::Name(name) => self.name(name),
+            Host::Address(address) => return vec![*address],
+        };
         let mut answers = name.known.subscribe();
         let known = answers.borrow_and_update().clone();
         if known.as_ref().is_none_or(|known| !known.is_fresh()) {
@@ -117,12 +125,14 @@ impl Resolver {
             let first = name.preferred.load(Ordering::Relaxed) % addresses.len();
             addresses.rotate_left(first);
         }
+        addresses.truncate(MAX_ADDRESSES);
         addresses
     }
 
     /// Remembers that an address could not be reached, so that others are tried first.
-    pub fn avoid(&self, host: &str, address: IpAddr) {
-        let name = self.name(host);
+    pub fn avoid(&self, host: &Host, address: IpAddr) {
+        let Host::Name(name) = host else { return };
+        let name = self.name(name);
         let known = name.addresses();
         let preferred = name.preferred.load(Ordering::Relaxed);
         if at(&known, preferred) == Some(address) {
@@ -187,7 +197,7 @@ impl Name {
         let (addresses, failed) = match found {
             Ok(mut addresses) => {
                 if had_failed {
-                    info!(host = self.host, "the name of a store resolves again");
+                    info!(host = self.host, "a name resolves again");
                 }
                 let preferred = at(&known, self.preferred.load(Ordering::Relaxed));
                 if let Some(position) = addresses.iter().position(|address| Some(*address) == preferred) {
@@ -198,7 +208,7 @@ impl Name {
             }
             Err(error) => {
                 if !had_failed {
-                    warn!(host = self.host, error, "the name of a store does not resolve");
+                    warn!(host = self.host, error, "a name does not resolve");
                 }
                 (known, true)
             }

@@ -19,7 +19,7 @@ use pingora::utils::tls::{WrappedX509, parse_x509};
 use super::admission::Admission;
 use crate::config::Bucket;
 use crate::s3::sigv4::Request;
-use crate::s3::{Host, Scheme};
+use crate::s3::{Endpoint, Scheme};
 
 /// The client's headers that reach the store, beside those that the signature needs.
 const PASSED: [HeaderName; 6] =
@@ -31,16 +31,8 @@ const AMZ_SECURITY_TOKEN: HeaderName = HeaderName::from_static("x-amz-security-t
 
 /// The store of a bucket at one of its addresses. `remaining` is what is left of the total time.
 pub fn peer(bucket: &Bucket, address: IpAddr, remaining: Duration, authorities: &Authorities) -> HttpPeer {
-    let store = &bucket.store;
-    let socket = SocketAddr::new(address, store.port());
-    let tls = store.scheme() == Scheme::Https;
-    // Pingora takes an empty server name for leave to verify nothing; a host is never empty.
-    let server_name = match store.host() {
-        _ if !tls => String::new(),
-        Host::Name(name) => name.clone(),
-        Host::Address(address) => address.to_string(),
-    };
-    let mut peer = HttpPeer::new(socket, tls, server_name);
+    let endpoint = bucket.store.endpoint();
+    let mut peer = peer_at(endpoint, address);
     let timeouts = bucket.timeouts;
     let within = |timeout: Duration| Some(timeout.min(remaining));
     peer.options.connection_timeout = within(timeouts.connect);
@@ -48,15 +40,24 @@ pub fn peer(bucket: &Bucket, address: IpAddr, remaining: Duration, authorities: 
     peer.options.read_timeout = within(timeouts.read);
     peer.options.write_timeout = within(timeouts.write);
     peer.options.idle_timeout = Some(timeouts.idle);
-    peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::deny_upgrades();
     let roots = &bucket.trust.roots;
-    if tls && !roots.is_empty() {
+    if endpoint.scheme == Scheme::Https && !roots.is_empty() {
         // Pingora's pool does not look at the roots, so connections made under others must be told
         // apart by us.
         let (group, certificates) = authorities.of(roots);
         peer.group_key = group;
         peer.options.ca = Some(certificates);
     }
+    peer
+}
+
+/// A server at one of its addresses, without limits of time.
+pub fn peer_at(endpoint: &Endpoint, address: IpAddr) -> HttpPeer {
+    let tls = endpoint.scheme == Scheme::Https;
+    // Pingora takes an empty server name for leave to verify nothing; a host is never empty.
+    let server_name = if tls { endpoint.host.server_name() } else { String::new() };
+    let mut peer = HttpPeer::new(SocketAddr::new(address, endpoint.port), tls, server_name);
+    peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::deny_upgrades();
     peer
 }
 

@@ -47,6 +47,16 @@ impl fmt::Display for Host {
     }
 }
 
+impl Host {
+    /// As a certificate has it.
+    pub fn server_name(&self) -> String {
+        match self {
+            Self::Name(name) => name.clone(),
+            Self::Address(address) => address.to_string(),
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum InvalidEndpoint {
     #[error("is not an absolute URL; write it as `https://host` or `http://host:port`")]
@@ -63,7 +73,7 @@ pub enum InvalidEndpoint {
     Port,
 }
 
-/// Scheme, host and port of a store.
+/// Scheme, host and port of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
     pub scheme: Scheme,
@@ -100,6 +110,15 @@ impl Endpoint {
                 .ok_or(InvalidEndpoint::Port)?,
         };
         Ok(Self { scheme, host: parse_host(host).ok_or(InvalidEndpoint::Host)?, port })
+    }
+
+    /// The `Host` header: with the port unless it is the scheme's own.
+    pub fn authority(&self) -> String {
+        if self.port == self.scheme.default_port() {
+            self.host.to_string()
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
     }
 
     /// The endpoint of AWS for a region, dual-stack off (AWS General Reference, "Amazon S3
@@ -154,9 +173,7 @@ pub enum InvalidBucket {
 /// settled here.
 #[derive(Debug, Clone)]
 pub struct Bucket {
-    scheme: Scheme,
-    host: Host,
-    port: u16,
+    endpoint: Endpoint,
     authority: String,
     path: String,
 }
@@ -166,27 +183,18 @@ impl Bucket {
         if !is_bucket_name(name) {
             return Err(InvalidBucket::Name);
         }
-        let Endpoint { scheme, host, port } = endpoint;
-        let (host, path) = match (addressing, host) {
+        let (host, path) = match (addressing, endpoint.host) {
             (Addressing::Path, host) => (host, format!("/{name}/")),
             (Addressing::Virtual, Host::Name(host)) => (Host::Name(format!("{name}.{host}")), "/".to_owned()),
             (Addressing::Virtual, Host::Address(_)) => return Err(InvalidBucket::VirtualAddress),
         };
-        let authority =
-            if port == scheme.default_port() { host.to_string() } else { format!("{host}:{port}") };
-        Ok(Self { scheme, host, port, authority, path })
+        let endpoint = Endpoint { host, ..endpoint };
+        Ok(Self { authority: endpoint.authority(), endpoint, path })
     }
 
-    pub fn scheme(&self) -> Scheme {
-        self.scheme
-    }
-
-    pub fn host(&self) -> &Host {
-        &self.host
-    }
-
-    pub fn port(&self) -> u16 {
-        self.port
+    /// The server; its host begins with the bucket's name where that is virtual-hosted.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
     }
 
     /// The `Host` header: as signed and as sent, with the port unless it is the scheme's own.

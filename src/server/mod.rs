@@ -22,10 +22,11 @@ use crate::admin::Operators;
 use crate::config::Config;
 use crate::config::source::Content;
 use crate::credentials::Refresher;
+use crate::gateway::Gateway;
+use crate::gateway::external::Services;
 use crate::gateway::issuers::Issuers;
-use crate::gateway::resolver::Resolver;
+use crate::gateway::resolver::{MAX_ADDRESSES, Resolver};
 use crate::gateway::upstream::Authorities;
-use crate::gateway::{Gateway, MAX_ADDRESSES};
 use crate::generation::Live;
 use crate::lifecycle::Lifecycle;
 use crate::logging;
@@ -102,7 +103,7 @@ pub fn run(start: Start, signals: Caught, log: logging::Guard) -> Result<()> {
             warm: Box::new(move |config| {
                 let deadline = Instant::now() + WARM;
                 issuers.begin(config);
-                let mut warnings = resolver.warm(store_names(config), WARM);
+                let mut warnings = resolver.warm(names(config), WARM);
                 warnings.extend(warmed.warm(config, deadline));
                 warnings.extend(issuers.wait(config, deadline));
                 warnings
@@ -134,8 +135,18 @@ pub fn run(start: Start, signals: Caught, log: logging::Guard) -> Result<()> {
     });
     // Pingora reads the system's root certificates here, and panics where it cannot.
     let proxies = std::panic::catch_unwind(AssertUnwindSafe(|| {
-        [Role::Traffic, Role::Operators]
-            .map(|role| (role, proxy(role, threads, operators.clone(), resolver.clone(), issuers.clone())))
+        let services = Arc::new(Services::new(resolver.clone()));
+        [Role::Traffic, Role::Operators].map(|role| {
+            let gateway = Gateway {
+                is_for_operators: role == Role::Operators,
+                operators: operators.clone(),
+                resolver: resolver.clone(),
+                services: services.clone(),
+                issuers: issuers.clone(),
+                authorities: Authorities::default(),
+            };
+            (role, proxy(gateway, threads))
+        })
     }));
     let proxies = proxies.map_err(|_| {
         anyhow!("the system's root certificates cannot be read; see SSL_CERT_FILE and SSL_CERT_DIR")
@@ -143,7 +154,7 @@ pub fn run(start: Start, signals: Caught, log: logging::Guard) -> Result<()> {
     let ports = Arc::new(Ports::new(runtime.handle().clone(), HashMap::from(proxies), lifecycle.clone()));
     let _ = ports_slot.set(ports.clone());
     // Without waiting: the first requests wait for themselves.
-    resolver.warm(store_names(&live.current().config), Duration::ZERO);
+    resolver.warm(names(&live.current().config), Duration::ZERO);
     issuers.start(live.clone());
     // A request cannot wait for credentials.
     for warning in refresher.warm(&live.current().config, Instant::now() + WARM) {
@@ -232,20 +243,7 @@ fn actions(live: &Arc<Live>, ports: &Arc<Ports>, lifecycle: &Arc<Lifecycle>) -> 
     }
 }
 
-fn proxy(
-    role: Role,
-    threads: usize,
-    operators: Arc<Operators>,
-    resolver: Arc<Resolver>,
-    issuers: Arc<Issuers>,
-) -> Arc<HttpProxy<Gateway>> {
-    let gateway = Gateway {
-        is_for_operators: role == Role::Operators,
-        operators,
-        resolver,
-        issuers,
-        authorities: Authorities::default(),
-    };
+fn proxy(gateway: Gateway, threads: usize) -> Arc<HttpProxy<Gateway>> {
     let mut proxy = http_proxy(&Arc::new(pingora_conf(threads)), gateway);
     let mut options = HttpServerOptions::default();
     // Refused by us like every other method, with `Allow`, a log line and a count.
@@ -264,9 +262,11 @@ fn pingora_conf(threads: usize) -> ServerConf {
     }
 }
 
-/// The host names of all stores, to be looked up before a request needs them.
-fn store_names(config: &Config) -> impl Iterator<Item = &str> {
-    config.buckets.iter().filter_map(|bucket| match bucket.store.host() {
+/// The host names of all stores and services, to be looked up before a request needs them.
+fn names(config: &Config) -> impl Iterator<Item = &str> {
+    let stores = config.buckets.iter().map(|bucket| bucket.store.endpoint());
+    let services = config.buckets.iter().filter_map(|bucket| Some(&bucket.external.as_ref()?.endpoint));
+    stores.chain(services).filter_map(|endpoint| match &endpoint.host {
         Host::Name(name) => Some(name.as_str()),
         Host::Address(_) => None,
     })

@@ -16,6 +16,7 @@ mod tokens; //    who may read
 mod rules; //     … which part of a bucket, from where
 mod forgeries; // tokens that somebody made up
 mod keys; //      several keys; keys that issuers publish
+mod external; //  who may read when a service has a say
 mod credentials; // whom requests to the store are signed as
 mod reloading; // changing the configuration while it serves
 mod reload_switch; //   … G1 to G7: the switch and the requests under way

@@ -48,6 +48,7 @@ impl Validator<'_, '_> {
                 prefixes.entry(prefix.clone()).or_default().push((index, shown));
             }
             let policy = self.policy(&bucket, &place, name.as_deref(), jwt);
+            let external = self.external(bucket.auth.as_ref(), &place.key("auth"));
             let has_own_keys = bucket.s3.as_ref().is_some_and(|s3| s3.access_key.is_some());
             let s3_place = place.key("s3");
             let store = match &mut bucket.s3 {
@@ -74,6 +75,7 @@ impl Validator<'_, '_> {
                     name,
                     prefix,
                     policy,
+                    external: external.map(Arc::new),
                     store,
                     signer,
                     trust,

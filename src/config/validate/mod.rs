@@ -17,6 +17,7 @@ use crate::auth::Rule;
 use crate::auth::claims::Condition;
 use crate::auth::networks::Network;
 use crate::auth::token::Source;
+use crate::secret::Secret;
 use jwt::Jwt;
 
 /// A day, the longest that anything may be made to wait.
@@ -158,13 +159,7 @@ impl Validator<'_, '_> {
             self.missing(place.key("url"), "say whom to tell");
             return None;
         };
-        let is_url = url.expose().parse::<http::Uri>().is_ok_and(|uri| {
-            matches!(uri.scheme_str(), Some("http" | "https"))
-                && uri.host().is_some_and(|host| !host.is_empty())
-        });
-        if !is_url {
-            self.problems.push(place.key("url"), "is not an http or https URL");
-        }
+        self.url(&url, &place.key("url"));
         for (index, on) in notify.on.iter().enumerate() {
             if !matches!(on.as_str(), "success" | "failure") {
                 self.refuse(&place.key("on").index(index), on, "is no outcome; use success or failure");
@@ -177,6 +172,18 @@ impl Validator<'_, '_> {
             on_failure: on("failure"),
             timeout: self.seconds(notify.timeout_seconds, 0.001, &place.key("timeout_seconds")),
         })
+    }
+
+    /// It is not quoted: there may be a secret in it.
+    fn url(&mut self, url: &Secret, place: &Place) -> Option<http::Uri> {
+        let uri = url.expose().parse::<http::Uri>().ok().filter(|uri| {
+            matches!(uri.scheme_str(), Some("http" | "https"))
+                && uri.host().is_some_and(|host| !host.is_empty())
+        });
+        if uri.is_none() {
+            self.problems.push(place.clone(), "is not an http or https URL");
+        }
+        uri
     }
 
     fn socket(&mut self, address: &str, port: Option<u64>, place: &Place) -> Option<SocketAddr> {

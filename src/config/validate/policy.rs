@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use http::uri::PathAndQuery;
+
 use super::Validator;
 use super::jwt::Jwt;
 use crate::auth::Rule;
@@ -10,8 +12,9 @@ use crate::auth::links::{Links, MIN_SECRET_CHARACTERS};
 use crate::auth::networks::{Network, Networks};
 use crate::auth::pattern::Pattern;
 use crate::auth::policy::{PathRule, Policy, Readers, Rules};
-use crate::config::file;
 use crate::config::problem::Place;
+use crate::config::{External, file};
+use crate::s3::Endpoint;
 use crate::secret::Secret;
 
 /// More rules than this for one bucket belong into the claims of tokens.
@@ -19,6 +22,12 @@ const MAX_RULES: usize = 1000;
 
 /// A week, as for the signed URLs of S3.
 const MAX_TTL_SECONDS: u64 = 604_800;
+
+/// Longer than anybody waits for an object to begin.
+const MAX_TIMEOUT_MS: u64 = 60_000;
+
+/// What was decided longer ago than this is another decision.
+const MAX_CACHE_SECONDS: u64 = 3600;
 
 impl Validator<'_, '_> {
     pub fn policy(
@@ -45,6 +54,53 @@ impl Validator<'_, '_> {
         let links = links.map(|links| self.links(links, &place.key("auth").key("signed_links")));
         let readers = self.readers(bucket.auth.as_ref(), &place.key("auth"), name, jwt)?;
         Some(Policy { networks, links, readers })
+    }
+
+    pub fn external(&mut self, auth: Option<&file::Auth>, place: &Place) -> Option<External> {
+        let external = auth?.external.as_ref()?;
+        let place = place.key("external");
+        if external.url.is_none() {
+            self.missing(place.key("url"), "say whom to ask");
+        }
+        let asked = external.url.as_ref().and_then(|url| self.service(url, &place.key("url")));
+        for (key, value, least, most) in [
+            ("timeout_ms", external.timeout_ms, 1, MAX_TIMEOUT_MS),
+            ("cache_seconds", external.cache_seconds, 0, MAX_CACHE_SECONDS),
+        ] {
+            if !(least..=most).contains(&value) {
+                let why = format!("is out of range; use {least} to {most}");
+                self.refuse(&place.key(key), &value.to_string(), why);
+            }
+        }
+        let (endpoint, target) = asked?;
+        Some(External {
+            url: external.url.clone()?,
+            endpoint,
+            target,
+            timeout: Duration::from_millis(external.timeout_ms),
+            cache: Duration::from_secs(external.cache_seconds),
+        })
+    }
+
+    /// Where a service is, and what to ask for there. Not quoted: there may be a secret in it.
+    fn service(&mut self, url: &Secret, place: &Place) -> Option<(Endpoint, Secret)> {
+        let uri = self.url(url, place)?;
+        let (scheme, authority) = (uri.scheme_str()?, uri.authority()?);
+        if authority.as_str().contains('@') {
+            let why = "holds a user name, which would not be sent; leave it out";
+            self.problems.push(place.clone(), why);
+            return None;
+        }
+        match Endpoint::parse(&format!("{scheme}://{authority}")) {
+            Ok(endpoint) => {
+                let target = uri.path_and_query().map_or("/", PathAndQuery::as_str);
+                Some((endpoint, Secret::new(target)))
+            }
+            Err(why) => {
+                self.problems.push(place.clone(), why.to_string());
+                None
+            }
+        }
     }
 
     pub fn networks(&mut self, networks: &[String], place: &Place) -> Vec<Network> {
@@ -78,9 +134,11 @@ impl Validator<'_, '_> {
         };
         let conditions = self.conditions(&auth.claims, &place.key("claims"));
         if !auth.enabled {
-            for (key, is_given) in
-                [("rules", auth.rules.is_some()), ("signed_links", auth.signed_links.is_some())]
-            {
+            for (key, is_given) in [
+                ("rules", auth.rules.is_some()),
+                ("signed_links", auth.signed_links.is_some()),
+                ("external", auth.external.is_some()),
+            ] {
                 if is_given {
                     let why = "means nothing beside `enabled: false`, which makes the bucket public; leave one of them out";
                     self.problems.push(place.key(key), why);

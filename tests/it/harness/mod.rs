@@ -1,6 +1,7 @@
 //! What every test stands on: the real program, a real store, clients, and patience with a deadline.
 
 pub mod authority;
+pub mod decider;
 pub mod faulty;
 pub mod issuer;
 pub mod proxy;
@@ -12,6 +13,7 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 pub use authority::Authority;
+pub use decider::{Decider, Reply};
 pub use proxy::{Proxy, Surroundings};
 pub use store::Store;
 pub use token::{admin_token, token};
