@@ -67,6 +67,9 @@ pub struct Admin {
     pub address: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub socket: Option<String>,
+    pub socket_uids: Vec<u64>,
     pub claims: Vec<Claim>,
 }
 
@@ -77,7 +80,14 @@ impl Default for Admin {
             operator: "equals".to_owned(),
             value: Some(Value::String("admin".to_owned())),
         };
-        Self { enabled: true, address: "127.0.0.1".to_owned(), port: None, claims: vec![admin] }
+        Self {
+            enabled: true,
+            address: "127.0.0.1".to_owned(),
+            port: None,
+            socket: None,
+            socket_uids: Vec::new(),
+            claims: vec![admin],
+        }
     }
 }
 

@@ -119,6 +119,10 @@ pub struct Operators {
     pub enabled: bool,
     /// Where they are served; on the traffic port when `None`.
     pub listen: Option<SocketAddr>,
+    /// The Unix socket where they are served as well.
+    pub socket: Option<PathBuf>,
+    /// The users whose connection to it stands for a token.
+    pub socket_uids: Vec<u32>,
     pub rule: Rule,
 }
 

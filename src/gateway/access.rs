@@ -20,6 +20,8 @@ pub struct Access<'a> {
     /// Without the query string, which may hold a token.
     pub path: &'a str,
     pub client: Option<String>,
+    /// Who an operator is.
+    pub actor: Option<&'a str>,
     pub status: u16,
     pub bytes: usize,
     pub duration: Duration,
@@ -53,6 +55,7 @@ impl Access<'_> {
             method = self.method.as_str(),
             path = self.path,
             client = self.client,
+            actor = self.actor,
             status = self.status,
             bytes = self.bytes,
             duration_ms = milliseconds(self.duration),

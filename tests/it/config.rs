@@ -120,7 +120,7 @@ fn the_example_is_valid_and_says_every_key() {
 
 /// Every key of the schema.
 #[rustfmt::skip]
-const KEYS: [&str; 78] = [
+const KEYS: [&str; 80] = [
     "server", "address", "port", "threads", "generation_header", "keepalive_seconds", "shutdown_grace_seconds",
     "upgrade_socket", "admin", "claims", "claim", "operator", "value", "reload", "watch", "debounce_ms", "poll_seconds",
     "deadline_seconds", "history_file", "notify", "url", "on", "timeout_seconds", "jwt", "enabled", "algorithm",
@@ -131,4 +131,5 @@ const KEYS: [&str; 78] = [
     "deny_networks", "signed_links", "previous_secret", "max_ttl_seconds",
     "keys", "id", "not_after", "jwks", "file", "refresh_seconds", "refetch_seconds",
     "credentials", "source", "role_arn", "session_name", "external_id", "token_file", "profile", "profile_file",
+    "socket", "socket_uids",
 ];

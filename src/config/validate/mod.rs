@@ -7,6 +7,8 @@ mod keys;
 mod policy;
 
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::net::SocketAddr as UnixAddress;
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use super::file::{self, File};
@@ -55,7 +57,13 @@ pub fn validate(
             keys: jwt.minting,
             operator_conditions: [jwt.conditions, operators.conditions].concat(),
         },
-        operators: Operators { enabled: file.admin.enabled, listen: operators.listen, rule: operators.rule },
+        operators: Operators {
+            enabled: file.admin.enabled,
+            listen: operators.listen,
+            socket: operators.socket.filter(|_| file.admin.enabled),
+            socket_uids: operators.socket_uids,
+            rule: operators.rule,
+        },
         jwks: if jwt.enabled { jwt.jwks } else { Vec::new() },
         key_files: jwt.files,
         verifier: jwt.verifier.map(|verifier| (jwt.fingerprint, verifier)),
@@ -70,6 +78,8 @@ pub fn validate(
 
 struct ValidOperators {
     listen: Option<SocketAddr>,
+    socket: Option<PathBuf>,
+    socket_uids: Vec<u32>,
     rule: Rule,
     conditions: Vec<Condition>,
 }
@@ -216,6 +226,8 @@ impl Validator<'_, '_> {
             let why = "is the traffic port; choose another, or leave `admin.port` out to share it";
             self.refuse(&place.key("port"), &listen.port().to_string(), why);
         }
+        let socket = self.operators_socket(admin, &place.key("socket"), server);
+        let socket_uids = self.uids(admin, &place.key("socket_uids"));
         if admin.claims.is_empty() && !self.problems.any_at(&place.key("claims")) {
             self.problems.push(
                 place.key("claims"),
@@ -227,10 +239,11 @@ impl Validator<'_, '_> {
             Some(jwt) if jwt.enabled => {
                 let block = Place::root().key("jwt");
                 let are_gone = jwt.verifier.as_ref().is_some_and(|verifier| !verifier.has_keys(self.now));
-                if admin.enabled && are_gone && !self.problems.any_at(&block) {
+                let is_locked = admin.enabled && socket_uids.is_empty();
+                if is_locked && are_gone && !self.problems.any_at(&block) {
                     self.problems.push(
                         block.key("keys"),
-                        "holds no key that is still accepted, so no operator could ask for anything; add a key, or set `admin.enabled: false`",
+                        "holds no key that is still accepted, so no operator could ask for anything; add a key, or set `admin.socket_uids` or `admin.enabled: false`",
                     );
                 }
                 let more = jwt.sources.iter().filter(|s| s.is_for_operators() && **s != Source::Bearer);
@@ -239,7 +252,50 @@ impl Validator<'_, '_> {
             }
             _ => Rule::Closed,
         };
-        Some(ValidOperators { listen, rule, conditions })
+        Some(ValidOperators { listen, socket, socket_uids, rule, conditions })
+    }
+
+    fn operators_socket(
+        &mut self,
+        admin: &file::Admin,
+        place: &Place,
+        server: Option<&Server>,
+    ) -> Option<PathBuf> {
+        let written = admin.socket.as_ref()?;
+        if written.is_empty() {
+            self.problems.push(place.clone(), "is empty; leave the key out for none");
+            return None;
+        }
+        // The same for a process that takes the socket over, wherever it was started.
+        let path = std::path::absolute(self.references.directory.join(written)).ok();
+        let path = path.filter(|path| UnixAddress::from_pathname(path).is_ok());
+        if path.is_none() {
+            self.refuse(
+                place,
+                written,
+                "is no path of a Unix socket; use at most 107 bytes, its folder included",
+            );
+        } else if server.and_then(|server| std::path::absolute(&server.upgrade_socket).ok()) == path {
+            self.refuse(place, written, "is also server.upgrade_socket; choose another");
+        }
+        path
+    }
+
+    fn uids(&mut self, admin: &file::Admin, place: &Place) -> Vec<u32> {
+        if admin.socket.is_none() && !admin.socket_uids.is_empty() {
+            self.problems
+                .push(place.clone(), "means nothing without `admin.socket`; add that, or leave it out");
+        }
+        let mut valid = Vec::new();
+        for (index, uid) in admin.socket_uids.iter().enumerate() {
+            match u32::try_from(*uid) {
+                Ok(uid) => valid.push(uid),
+                Err(_) => {
+                    self.refuse(&place.index(index), &uid.to_string(), "is no user id; see `id --user`");
+                }
+            }
+        }
+        valid
     }
 }
 
