@@ -43,6 +43,7 @@ pub struct Server {
     pub shutdown_grace_seconds: u64,
     pub upgrade_socket: String,
     pub trusted_proxies: Vec<String>,
+    pub strict_permissions: bool,
 }
 
 impl Default for Server {
@@ -56,6 +57,7 @@ impl Default for Server {
             shutdown_grace_seconds: 30,
             upgrade_socket: "/run/yatagarasu/upgrade.sock".to_owned(),
             trusted_proxies: Vec::new(),
+            strict_permissions: false,
         }
     }
 }

@@ -8,13 +8,17 @@ mod policy;
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::SocketAddr as UnixAddress;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::file::{self, File};
+use super::permissions::Permissions;
 use super::problem::{Place, Problems};
-use super::reference::References;
-use super::{Config, Known, Minting, Notify, Operators, Reload, Section, Server, Watch, conceal};
+use super::reference::{Position, References};
+use super::{
+    Bucket, Config, Known, Minting, Notify, Operators, Reload, Section, Server, Watch, conceal, holds_secret,
+};
 use crate::auth::Rule;
 use crate::auth::claims::Condition;
 use crate::auth::networks::Network;
@@ -31,8 +35,11 @@ const MAX_DEBOUNCE: Duration = Duration::from_secs(60);
 const MAX_THREADS: u64 = 1024;
 
 /// The configuration, without its digest; `None` or a problem where it is not valid.
+///
+/// `own` is the file itself, with its mode, where it is one.
 pub fn validate(
     file: &File,
+    own: Option<(&Path, u32)>,
     buckets: Vec<Section<file::Bucket>>,
     jwt_hash: u64,
     known: &Known,
@@ -46,8 +53,12 @@ pub fn validate(
     let operators = validator.operators(&file.admin, &root.key("admin"), jwt.as_ref(), server.as_ref());
     let reload = validator.reload(&file.reload, &root.key("reload"));
     let buckets = validator.buckets(buckets, &root.key("buckets"), jwt.as_ref(), known);
-    let warnings = validator.warnings;
     let mut effective = serde_yaml::to_value(file).unwrap_or_default();
+    let holds_secret = buckets.iter().any(|bucket| bucket.holds_secret)
+        || holds_secret(&effective, &Position::Root, &validator.references.written);
+    let own = own.map(|(path, mode)| (path, Permissions { mode, holds_secret }));
+    validator.permissions(own, &buckets, file.server.strict_permissions);
+    let warnings = validator.warnings;
     conceal(&mut effective, &root, &references.written);
     let operators = operators?;
     let jwt = jwt.unwrap_or_default();
@@ -144,6 +155,28 @@ impl Validator<'_, '_> {
             upgrade_socket: self.references.directory.join(&server.upgrade_socket),
             listen: listen?,
         })
+    }
+
+    /// Who else may read or change what the configuration is made of: the file, what it refers to, and
+    /// what credentials are fetched from.
+    fn permissions(&mut self, own: Option<(&Path, Permissions)>, buckets: &[Arc<Bucket>], is_strict: bool) {
+        let mut files = self.references.permissions.clone();
+        if !self.references.are_recorded() {
+            let sources = buckets.iter().filter_map(|bucket| bucket.signer.identity().source()?.file());
+            files.extend(sources.filter_map(|path| Some((path.to_owned(), Permissions::of_secret(path)?))));
+        }
+        let files = files.iter().map(|(path, permissions)| (path.as_path(), *permissions));
+        let complaints: Vec<String> = own
+            .into_iter()
+            .chain(files)
+            .flat_map(|(path, permissions)| permissions.complaints(path))
+            .collect();
+        if !is_strict {
+            self.warnings.extend(complaints);
+        } else if !complaints.is_empty() {
+            let place = Place::root().key("server").key("strict_permissions");
+            self.problems.push(place, complaints.join("; "));
+        }
     }
 
     fn reload(&mut self, reload: &file::Reload, place: &Place) -> Reload {
