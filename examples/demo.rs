@@ -11,6 +11,7 @@ mod store;
 
 use std::fs::{self, File};
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -283,6 +284,7 @@ impl Proxy {
         let config = folder.path().join("config.yaml");
         let text = configuration(port, &store.url());
         fs::write(&config, &text)?;
+        fs::set_permissions(&config, fs::Permissions::from_mode(0o600))?;
         fs::write(folder.path().join("first.yaml"), &text)?;
         for (name, claim) in [("reader", "sub=ann"), ("admin", "role=admin")] {
             let mut token = Command::new(&program);

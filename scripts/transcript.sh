@@ -9,6 +9,7 @@ port=${PORT:-18431}
 trap 'kill "$pid" 2>/dev/null || true; rm -rf "$folder"' EXIT
 cd "$folder"
 
+umask 077
 cat >config.yaml <<YAML
 server: { address: 127.0.0.1, port: $port, threads: 2 }
 jwt: { secret: a-secret-of-at-least-32-characters }

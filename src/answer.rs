@@ -1,7 +1,7 @@
 //! An HTTP answer that the program makes itself, instead of passing on the store's.
 
 use http::HeaderValue;
-use http::header::{ALLOW, CACHE_CONTROL, ETAG, HeaderName, WWW_AUTHENTICATE};
+use http::header::{ALLOW, CACHE_CONTROL, ETAG, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
 
 #[derive(Debug)]
 pub struct Answer {
@@ -44,6 +44,11 @@ impl Answer {
             Ok(tag) => self.with(ETAG, tag),
             Err(_) => self,
         }
+    }
+
+    /// When it is worth trying again (RFC 9110, section 10.2.3).
+    pub fn retry_after(self, seconds: u64) -> Self {
+        self.with(RETRY_AFTER, seconds.into())
     }
 
     /// Not to be kept by any cache.

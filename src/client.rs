@@ -2,12 +2,19 @@
 //! a reload.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
-use http::Uri;
+use http::header::HOST;
+use http::{Request, Uri};
+use http_body_util::BodyExt;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use thiserror::Error;
+use tokio::net::UnixStream;
+use tokio::time::timeout;
 
 use crate::auth::claims::{self, Claims};
 use crate::auth::keys;
@@ -81,8 +88,29 @@ pub fn sign(config: &Config, url: &str, ttl: Duration, network: Option<&str>) ->
     Ok(format!("{url}?{}", links.mint(object, (now + ttl).as_secs(), network)))
 }
 
-/// Asks the server that runs with this configuration to reload.
+/// Asks the server that runs with this configuration to reload. Without an address and a token, at its
+/// socket, if this user needs no token there.
 pub fn reload_configured(config: &Config, url: Option<String>, token: Option<String>) -> Result<String> {
+    let (None, None, Some(socket)) = (&url, &token, own_socket(config)) else {
+        return reload_at_port(config, url, token);
+    };
+    let why = match ask_at(socket) {
+        Ok(answer) if !matches!(answer.status, 401 | 403) => return answer.verdict(),
+        Ok(answer) => format!("the server answered {}: {}", answer.status, text(&answer.body, "message")),
+        Err(error) => format!("{error:#}"),
+    };
+    // The running configuration may not have the socket yet, or not this user.
+    reload_at_port(config, None, None)
+        .with_context(|| format!("not at the socket `{}`: {why}; nor at the port", socket.display()))
+}
+
+/// The operators' socket, if this user is one of those who need no token there.
+fn own_socket(config: &Config) -> Option<&Path> {
+    let user = rustix::process::geteuid().as_raw();
+    config.operators.socket.as_deref().filter(|_| config.operators.socket_uids.contains(&user))
+}
+
+fn reload_at_port(config: &Config, url: Option<String>, token: Option<String>) -> Result<String> {
     let url = url.unwrap_or_else(|| format!("http://{}", reachable(config)));
     if let Some(token) = token {
         return reload(&url, &token);
@@ -124,14 +152,45 @@ pub fn reload(server: &str, token: &str) -> Result<String> {
         .header("Authorization", format!("Bearer {}", token.trim()))
         .send_empty()
         .with_context(|| format!("{url} does not answer; is the server running, and with these ports?"))?;
-    let status = response.status().as_u16();
     let body = response.body_mut().read_to_string().context("the answer cannot be read")?;
-    let answer: Value = serde_json::from_str(&body).unwrap_or_default();
-    match status {
-        200 if is_success(&answer) => Ok(report(&answer)),
-        400 => bail!("{}", failures(&answer)),
-        401 => Err(Unauthorized(text(&answer, "message").to_owned()).into()),
-        _ => bail!("the server answered {status}: {}", text(&answer, "message")),
+    Answer::new(response.status().as_u16(), &body).verdict()
+}
+
+/// The same at the operators' socket, as the user that this program runs as.
+fn ask_at(socket: &Path) -> Result<Answer> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let exchange = async {
+        let stream = UnixStream::connect(socket).await?;
+        let (mut requests, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        let request = Request::post("/admin/reload").header(HOST, "localhost").body(String::new())?;
+        let response = requests.send_request(request).await?;
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await?.to_bytes();
+        anyhow::Ok(Answer::new(status, &String::from_utf8_lossy(&body)))
+    };
+    let answer = runtime.block_on(async { timeout(PATIENCE, exchange).await });
+    answer.map_err(|_| anyhow!("no answer within {} seconds", PATIENCE.as_secs()))?
+}
+
+/// What a server answered.
+struct Answer {
+    status: u16,
+    body: Value,
+}
+
+impl Answer {
+    fn new(status: u16, body: &str) -> Self {
+        Self { status, body: serde_json::from_str(body).unwrap_or_default() }
+    }
+
+    fn verdict(&self) -> Result<String> {
+        match self.status {
+            200 if is_success(&self.body) => Ok(report(&self.body)),
+            400 => bail!("{}", failures(&self.body)),
+            401 => Err(Unauthorized(text(&self.body, "message").to_owned()).into()),
+            status => bail!("the server answered {status}: {}", text(&self.body, "message")),
+        }
     }
 }
 

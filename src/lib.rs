@@ -6,7 +6,7 @@ pub mod cli; //        the command line as typed
 pub mod client; //     commands that talk to a running server, and tokens
 pub mod server; //     composition root: listeners, services, shutdown
 pub mod gateway; //    clients' HTTP: the data path, as Pingora's phases
-pub mod admin; //      operators' HTTP: reload, status, metrics, health
+pub mod admin; //      operators' HTTP: reload, status, metrics, health; failed log-ins
 pub mod answer; //     an HTTP answer of our own
 pub mod reload; //     the only writer of the live pointer, and what triggers it
 pub mod lifecycle; //  serving or draining; the requests under way

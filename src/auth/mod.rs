@@ -119,17 +119,34 @@ pub struct Principal {
 impl Rule {
     /// Decides about a request by its headers and its query string (without the `?`).
     pub fn authorize(&self, headers: &HeaderMap, query: &str, now: SystemTime) -> Result<Principal, Denied> {
-        let (verifier, sources, conditions) = match self {
+        let principal = self.authenticate(headers, query, now)?;
+        self.permit(&principal).map(|()| principal)
+    }
+
+    /// Who asks, by a valid token; not yet whether that one may.
+    pub fn authenticate(
+        &self,
+        headers: &HeaderMap,
+        query: &str,
+        now: SystemTime,
+    ) -> Result<Principal, Denied> {
+        let (verifier, sources) = match self {
             Self::Public => return Ok(Principal::default()),
             Self::Closed => return Err(Denied::Unconfigured),
-            Self::Token { verifier, sources, conditions } => (verifier, sources, conditions),
+            Self::Token { verifier, sources, .. } => (verifier, sources),
         };
         let token = token::find(sources, headers, query)?.ok_or(Denied::NoToken)?;
         let claims = verifier.verify(&token, now)?;
-        if let Some(refusing) = conditions.iter().find(|condition| !condition.holds(&claims)) {
-            return Err(Denied::Claim { claim: refusing.claim().to_owned() });
-        }
         let subject = claims.get("sub").and_then(|sub| sub.as_str()).map(str::to_owned);
         Ok(Principal { subject, claims })
+    }
+
+    /// Whether somebody who was authenticated may.
+    pub fn permit(&self, principal: &Principal) -> Result<(), Denied> {
+        let Self::Token { conditions, .. } = self else { return Ok(()) };
+        match conditions.iter().find(|condition| !condition.holds(&principal.claims)) {
+            Some(refusing) => Err(Denied::Claim { claim: refusing.claim().to_owned() }),
+            None => Ok(()),
+        }
     }
 }

@@ -43,6 +43,7 @@ pub struct Server {
     pub shutdown_grace_seconds: u64,
     pub upgrade_socket: String,
     pub trusted_proxies: Vec<String>,
+    pub strict_permissions: bool,
 }
 
 impl Default for Server {
@@ -56,6 +57,7 @@ impl Default for Server {
             shutdown_grace_seconds: 30,
             upgrade_socket: "/run/yatagarasu/upgrade.sock".to_owned(),
             trusted_proxies: Vec::new(),
+            strict_permissions: false,
         }
     }
 }
@@ -67,6 +69,9 @@ pub struct Admin {
     pub address: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub socket: Option<String>,
+    pub socket_uids: Vec<u64>,
     pub claims: Vec<Claim>,
 }
 
@@ -77,7 +82,14 @@ impl Default for Admin {
             operator: "equals".to_owned(),
             value: Some(Value::String("admin".to_owned())),
         };
-        Self { enabled: true, address: "127.0.0.1".to_owned(), port: None, claims: vec![admin] }
+        Self {
+            enabled: true,
+            address: "127.0.0.1".to_owned(),
+            port: None,
+            socket: None,
+            socket_uids: Vec::new(),
+            claims: vec![admin],
+        }
     }
 }
 

@@ -8,6 +8,7 @@ pub mod changes;
 mod decode;
 mod document;
 mod file;
+mod permissions;
 pub mod problem;
 mod reference;
 pub mod source;
@@ -119,6 +120,10 @@ pub struct Operators {
     pub enabled: bool,
     /// Where they are served; on the traffic port when `None`.
     pub listen: Option<SocketAddr>,
+    /// The Unix socket where they are served as well.
+    pub socket: Option<PathBuf>,
+    /// The users whose connection to it stands for a token.
+    pub socket_uids: Vec<u32>,
     pub rule: Rule,
 }
 
@@ -174,6 +179,8 @@ pub struct Bucket {
     pub signer: Signer,
     pub trust: Trust,
     pub timeouts: Timeouts,
+    /// Whether the file itself holds a secret of it, and not only a reference to one.
+    holds_secret: bool,
     /// Its section of the file, complete with defaults; secrets as fingerprints.
     effective: Value,
     /// `None` when it was made from more than can be told.
@@ -339,6 +346,20 @@ fn conceal(tree: &mut Value, base: &Place, written: &BTreeMap<Place, String>) {
     }
 }
 
+/// Whether a secret is written out at or below a place. The id of a key pair is none without the key.
+fn holds_secret(tree: &Value, position: &Position<'_>, written: &BTreeMap<Place, String>) -> bool {
+    match tree {
+        Value::Tagged(tagged) => tagged.tag == TAG && !written.contains_key(&position.place()),
+        Value::Sequence(items) => (items.iter().enumerate())
+            .any(|(index, item)| holds_secret(item, &Position::Index(position, index), written)),
+        Value::Mapping(entries) => entries.iter().any(|(key, entry)| {
+            let key = key.as_str().unwrap_or_default();
+            key != "access_key" && holds_secret(entry, &Position::Key(position, key), written)
+        }),
+        _ => false,
+    }
+}
+
 /// Replaces every secret by what stands for it.
 fn redacted(value: &Value) -> Value {
     match value {
@@ -382,13 +403,15 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
 /// As [`load`], from any source, with the time that each stage took. Buckets that are the same as in the
 /// predecessor are taken over from it.
 pub fn load_from(source: Source, predecessor: Option<&Config>, stages: &mut Stages) -> Loaded {
+    let mut own_mode = None;
     let (path, read, recorded) = match source {
         Source::File(path) => {
-            let read = stages.time("read", || {
+            let found = stages.time("read", || {
                 fault::point("read");
                 source::read(&path, source::MAX_CONFIG_BYTES)
             });
-            (path, read, None)
+            own_mode = found.as_ref().ok().map(|found| found.mode);
+            (path, found.map(|found| found.bytes), None)
         }
         Source::Text { path, text } => (path, Ok(text), None),
         Source::Recorded { path, content } => {
@@ -402,7 +425,8 @@ pub fn load_from(source: Source, predecessor: Option<&Config>, stages: &mut Stag
     };
     let (file, mut outcome) = match read {
         Ok(bytes) => {
-            let outcome = parse(&bytes, &mut references, predecessor, stages);
+            let own = own_mode.map(|mode| (path.as_path(), mode));
+            let outcome = parse(&bytes, own, &mut references, predecessor, stages);
             (Some(bytes), outcome)
         }
         Err(why) => (None, Err(Problems::one(Place::root(), None, format!("`{}`: {why}", path.display())))),
@@ -415,8 +439,10 @@ pub fn load_from(source: Source, predecessor: Option<&Config>, stages: &mut Stag
     Loaded { content, digest, outcome }
 }
 
+/// `own` is the file that the bytes are from, with its mode; `None` where they are from elsewhere.
 fn parse(
     bytes: &[u8],
+    own: Option<(&Path, u32)>,
     references: &mut References<'_>,
     predecessor: Option<&Config>,
     stages: &mut Stages,
@@ -445,7 +471,7 @@ fn parse(
     let valid = stages.time("validate", || {
         fault::point("validate");
         let (file, buckets) = read_sections(tree, buckets, references, &mut problems);
-        validate::validate(&file, buckets, jwt, &known, references, &mut problems)
+        validate::validate(&file, own, buckets, jwt, &known, references, &mut problems)
     });
     match valid {
         Some(valid) if problems.is_empty() => Ok(valid),

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde_yaml::Value;
 use thiserror::Error;
 
+use super::permissions::Permissions;
 use super::problem::{Place, Problems, Step, is_plain};
 use super::source;
 
@@ -39,6 +40,8 @@ pub struct References<'a> {
     pub directory: &'a Path,
     /// The bytes of every file that was asked for, `None` where it could not be read.
     pub files: BTreeMap<PathBuf, Option<Vec<u8>>>,
+    /// Who may do what with those that were read from the disk now.
+    pub permissions: BTreeMap<PathBuf, Permissions>,
     /// Whether `files` is all there is, so that the disk is left alone.
     is_complete: bool,
     /// The text, as written, of every value that held a reference. What such a value became may be a
@@ -65,12 +68,17 @@ impl Position<'_> {
 
 impl<'a> References<'a> {
     pub fn new(directory: &'a Path) -> Self {
-        Self { directory, files: BTreeMap::new(), is_complete: false, written: BTreeMap::new() }
+        Self { is_complete: false, ..Self::recorded(directory, BTreeMap::new()) }
     }
 
     /// References into files that were read at another time.
     pub fn recorded(directory: &'a Path, files: BTreeMap<PathBuf, Option<Vec<u8>>>) -> Self {
-        Self { directory, files, is_complete: true, written: BTreeMap::new() }
+        Self { directory, files, permissions: BTreeMap::new(), is_complete: true, written: BTreeMap::new() }
+    }
+
+    /// Whether everything comes from another time and the disk is left alone.
+    pub fn are_recorded(&self) -> bool {
+        self.is_complete
     }
 
     /// Fills in every text at and below `value`.
@@ -181,6 +189,9 @@ impl<'a> References<'a> {
                 String::from_utf8(bytes).map_err(|_| "the file is not UTF-8; give a text".to_owned())
             })
             .map_err(|why| Unresolved::File { path: path.to_owned(), why })?;
+        if let Some(permissions) = self.permissions.get_mut(Path::new(path)) {
+            permissions.holds_secret |= !is_public_key(&text);
+        }
         let line =
             text.strip_suffix('\n').map_or(text.as_str(), |line| line.strip_suffix('\r').unwrap_or(line));
         Ok(line.to_owned())
@@ -193,10 +204,21 @@ impl<'a> References<'a> {
             _ if self.is_complete => return Err("was not recorded".to_owned()),
             _ => {}
         }
-        let bytes = source::read(&self.directory.join(path), source::MAX_REFERENCED_BYTES);
+        let found = source::read(&self.directory.join(path), source::MAX_REFERENCED_BYTES);
+        if let Ok(found) = &found {
+            let permissions = Permissions { mode: found.mode, holds_secret: false };
+            self.permissions.insert(path.to_owned(), permissions);
+        }
+        let bytes = found.map(|found| found.bytes).map_err(|why| why.to_string());
         self.files.insert(path.to_owned(), bytes.as_ref().ok().cloned());
-        bytes.map_err(|why| why.to_string())
+        bytes
     }
+}
+
+/// Whatever else a value is filled in with may be a secret.
+fn is_public_key(text: &str) -> bool {
+    let first = text.trim_start().lines().next().unwrap_or_default();
+    first.starts_with("-----BEGIN ") && first.contains("PUBLIC KEY")
 }
 
 /// Whether `${claim.…}` means something at a place: `buckets[…].auth.rules[…].path`.

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -25,18 +26,28 @@ pub enum Unreadable {
     TooLarge(u64),
 }
 
-/// The bytes of a regular file of at most `limit` bytes.
-pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, Unreadable> {
+/// A file as it was found, at the end of all links.
+#[derive(Debug)]
+pub struct Found {
+    pub bytes: Vec<u8>,
+    /// Its permission bits.
+    pub mode: u32,
+}
+
+/// A regular file of at most `limit` bytes.
+pub fn read(path: &Path, limit: u64) -> Result<Found, Unreadable> {
     // Opening a pipe would wait for a writer, so look before opening.
     if !std::fs::metadata(path)?.is_file() {
         return Err(Unreadable::NotAFile);
     }
+    let file = File::open(path)?;
+    let mode = file.metadata()?.permissions().mode();
     let mut bytes = Vec::new();
-    File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+    file.take(limit + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit {
         return Err(Unreadable::TooLarge(limit));
     }
-    Ok(bytes)
+    Ok(Found { bytes, mode })
 }
 
 /// The exact bytes of a configuration: the file's, and those of every file that it refers to. What
@@ -75,10 +86,11 @@ impl Content {
 
     /// What is there now, for a configuration that refers to these files.
     pub fn observe<'f>(path: &Path, referenced: impl IntoIterator<Item = &'f PathBuf>) -> Self {
-        let observe = |named: &PathBuf| read(&directory(path).join(named), MAX_REFERENCED_BYTES).ok();
+        let bytes = |path: &Path, limit| read(path, limit).ok().map(|found| found.bytes);
+        let observe = |named: &PathBuf| bytes(&directory(path).join(named), MAX_REFERENCED_BYTES);
         let referenced = referenced.into_iter();
         Self {
-            file: read(path, MAX_CONFIG_BYTES).ok(),
+            file: bytes(path, MAX_CONFIG_BYTES),
             referenced: referenced.map(|named| (named.clone(), observe(named))).collect(),
         }
     }

@@ -1,11 +1,11 @@
 //! The one log line and the one observation of a request.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use http::Method;
 use tracing::info;
 
+use super::address::Client;
 use super::external::{Decision, Failure};
 use super::rejection::{Rejection, UpstreamError};
 use crate::metrics::{Metrics, NO_BUCKET};
@@ -21,7 +21,9 @@ pub struct Access<'a> {
     pub method: &'a Method,
     /// Without the query string, which may hold a token.
     pub path: &'a str,
-    pub client: Option<IpAddr>,
+    pub client: Option<Client>,
+    /// Who an operator is.
+    pub actor: Option<&'a str>,
     pub status: u16,
     pub bytes: usize,
     pub duration: Duration,
@@ -55,6 +57,7 @@ impl Access<'_> {
             method = self.method.as_str(),
             path = self.path,
             client = self.client.map(tracing::field::display),
+            actor = self.actor,
             status = self.status,
             bytes = self.bytes,
             duration_ms = milliseconds(self.duration),

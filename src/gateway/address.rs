@@ -1,12 +1,61 @@
-//! The address that a request comes from, where proxies that are trusted to say so stand in between.
+//! Where a request comes from: an address, where proxies that are trusted to say so stand in between, or
+//! a user of this machine.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, HeaderName};
+use pingora::proxy::Session;
 
 use crate::auth::networks::Network;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// Who connected to a Unix socket, as the kernel tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LocalUser {
+    pub uid: u32,
+}
+
+impl LocalUser {
+    /// `None` where the connection came in at a port.
+    pub fn of(session: &Session) -> Option<Self> {
+        let brought_along = session.digest()?.proxy_digest.as_ref()?.user_data.as_ref()?;
+        brought_along.downcast_ref().copied()
+    }
+}
+
+impl fmt::Display for LocalUser {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "uid {}", self.uid)
+    }
+}
+
+/// Where a client is, as the log has it.
+#[derive(Debug, Clone, Copy)]
+pub enum Client {
+    Network(IpAddr),
+    Socket,
+}
+
+impl Client {
+    pub fn of(address: Option<IpAddr>, user: Option<LocalUser>) -> Option<Self> {
+        match user {
+            Some(_) => Some(Self::Socket),
+            None => address.map(Self::Network),
+        }
+    }
+}
+
+impl fmt::Display for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Network(address) => address.fmt(f),
+            // nginx's name for it.
+            Self::Socket => f.write_str("unix:"),
+        }
+    }
+}
 
 /// The nearest address that is not a trusted proxy's, or the farthest where all are. Each proxy appends
 /// the address that it was asked from, so the header is read from its end, and only for as long as

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use super::address::LocalUser;
 use super::admission::Admission;
 use super::rejection::Rejection;
 use crate::config::Bucket;
@@ -21,6 +22,10 @@ pub struct Context {
     pub request_id: String,
     /// The client's address, where it is known.
     pub address: Option<IpAddr>,
+    /// Who connected to the operators' socket; `None` on a port.
+    pub user: Option<LocalUser>,
+    /// Who is known to have asked, where it was an operator's request.
+    pub actor: Option<String>,
     /// The bucket that the request belongs to, whether it may be read or not.
     pub bucket: Option<Arc<Bucket>>,
     /// Set once the request may go to a store.

@@ -8,6 +8,7 @@ mod answering;
 mod context;
 pub mod external;
 pub mod issuers;
+mod operators;
 mod rejection;
 pub mod resolver;
 pub mod upstream;
@@ -28,7 +29,7 @@ use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 
-use crate::admin::{self, Call, Endpoint, Operators};
+use crate::admin::{Endpoint, Operators};
 use crate::answer::Answer;
 use crate::auth::Denied;
 use crate::config::Bucket;
@@ -39,8 +40,10 @@ use crate::reload::signals;
 use crate::s3;
 use crate::s3::error::Cause;
 use access::{Access, CLIENT_CLOSED, count_external_decision, count_upstream_error};
+use address::Client;
+pub use address::LocalUser;
 use admission::{Admission, Refusal, Verdict, admit};
-use answering::{WRITE, keep_only, read_body, reject, replace, request_id, stamp, write};
+use answering::{WRITE, keep_only, reject, replace, request_id, stamp, write};
 use context::{Context, Replacement, Upstream};
 use external::Services;
 use issuers::Issuers;
@@ -80,6 +83,8 @@ impl ProxyHttp for Gateway {
             started: Instant::now(),
             request_id: String::new(),
             address: None,
+            user: None,
+            actor: None,
             bucket: None,
             admission: None,
             rejection: None,
@@ -97,6 +102,7 @@ impl ProxyHttp for Gateway {
         let peer = session.client_addr().and_then(|address| address.as_inet());
         let trusted = &ctx.generation.config.server.trusted_proxies;
         let headers = &session.req_header().headers;
+        ctx.user = LocalUser::of(session);
         ctx.address = peer.and_then(|peer| address::of_client(peer.ip(), headers, trusted));
         // Pingora waits for ever for the next request unless told otherwise with every request. Where it
         // has decided to close, after `Connection: close` or a dubious framing, it stays at that.
@@ -118,6 +124,7 @@ impl ProxyHttp for Gateway {
         let endpoint = self.endpoint(session, ctx);
         if session.req_header().method == Method::OPTIONS {
             let answer = Answer::text(204, "").allow(endpoint.map_or(METHODS, Endpoint::methods));
+            let answer = if endpoint.is_some() { answer.uncached() } else { answer };
             write(session, ctx, answer).await?;
             return Ok(true);
         }
@@ -318,7 +325,8 @@ impl ProxyHttp for Gateway {
             bucket: ctx.bucket.as_ref().map(|bucket| bucket.name.as_str()),
             method: &request.method,
             path: request.uri.path(),
-            client: ctx.address,
+            client: Client::of(ctx.address, ctx.user),
+            actor: ctx.actor.as_deref(),
             status,
             bytes: session.body_bytes_sent(),
             duration: ctx.started.elapsed(),
@@ -343,13 +351,6 @@ impl ProxyHttp for Gateway {
 }
 
 impl Gateway {
-    /// The operators' endpoint that a request is for, if it is served on this port.
-    fn endpoint(&self, session: &Session, ctx: &Context) -> Option<Endpoint> {
-        let endpoint = Endpoint::at(session.req_header().uri.path())?;
-        let is_shared = ctx.generation.config.operators.listen.is_none();
-        (self.is_for_operators || is_shared || endpoint.is_health()).then_some(endpoint)
-    }
-
     /// Admits, and where a token speaks of an unknown key, looks once more when the keys were fetched.
     async fn admit(
         &self,
@@ -365,36 +366,6 @@ impl Gateway {
             }
             outcome => outcome,
         }
-    }
-
-    async fn operators_answer(&self, endpoint: Endpoint, session: &mut Session, ctx: &mut Context) -> Answer {
-        if endpoint.is_below_admin() && !ctx.generation.config.operators.enabled {
-            ctx.rejection = Some(Rejection::NoRoute);
-            return admin::absent();
-        }
-        let headers = &session.req_header().headers;
-        let mut authorized = self.operators.authorize(endpoint, &ctx.generation, headers);
-        if authorized == Err(Denied::UnknownKey) && self.issuers.ask(&ctx.generation.config).await {
-            authorized = self.operators.authorize(endpoint, &ctx.generation, headers);
-        }
-        let principal = match authorized {
-            Ok(principal) => principal,
-            Err(denied) => {
-                let answer = admin::refusal(&denied);
-                ctx.rejection = Some(Rejection::Denied(denied));
-                return answer;
-            }
-        };
-        let body = if endpoint.takes_a_body() { Some(read_body(session).await) } else { None };
-        let request = session.req_header();
-        let call = Call {
-            endpoint,
-            method: &request.method,
-            headers: &request.headers,
-            query: request.uri.query().unwrap_or_default(),
-            body,
-        };
-        self.operators.answer(call, principal).await
     }
 
     /// Waits for what a service has to say, where one is to be asked.

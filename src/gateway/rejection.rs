@@ -1,5 +1,7 @@
 //! Every reason to say no, and the one table of what each becomes: status, S3 code, metric label.
 
+use std::time::Duration;
+
 use http::HeaderMap;
 use http::header::ACCEPT;
 use pingora::{Error, ErrorSource, ErrorType};
@@ -39,6 +41,9 @@ pub enum Rejection {
     /// It says nothing that could be understood.
     #[error("there is no external decision; try again")]
     ExternalFailed(Failure),
+    /// Too many failed log-ins came from the client's network; how long it has to wait.
+    #[error("too many failed log-ins from this network")]
+    Throttled(Duration),
     #[error("no credentials for the store have arrived yet, or the last ones have expired")]
     NoCredentials,
     #[error("the store cannot be reached or does not answer as a store")]
@@ -114,6 +119,7 @@ impl Rejection {
             },
             Self::ExternalDenied => (403, "AccessDenied", "external_denied"),
             Self::ExternalFailed(_) => (503, "ServiceUnavailable", "external_failed"),
+            Self::Throttled(_) => (429, "SlowDown", "throttled"),
             Self::NoCredentials => (503, "ServiceUnavailable", "no_credentials"),
             Self::Upstream(UpstreamError::Timeout) => (504, "RequestTimeout", "upstream_timeout"),
             Self::Upstream(_) => (502, "InternalError", "upstream"),

@@ -3,7 +3,7 @@
 //! An identity holds at most one set of credentials at a time, as one value, so that nobody ever sees
 //! the access key of one and the secret key of another. It does not know how they are fetched.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -73,6 +73,15 @@ pub enum Source {
 }
 
 impl Source {
+    /// The file that it is told to read.
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Self::Profile { file, .. } => file.as_deref(),
+            Self::WebIdentity { token_file, .. } => token_file.as_deref(),
+            Self::Default { .. } | Self::Container | Self::Instance | Self::AssumeRole { .. } => None,
+        }
+    }
+
     /// Its name in the configuration, and the metric label. None is the end of another one.
     pub fn name(&self) -> &'static str {
         match self {

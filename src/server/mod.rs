@@ -1,7 +1,9 @@
 //! The composition root: what the process is made of, the order in which it starts and ends.
 
 mod connection;
+mod listener;
 mod ports;
+mod socket_file;
 mod upgrade;
 
 use std::collections::HashMap;
@@ -19,6 +21,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{error, info, warn};
 
 use crate::admin::Operators;
+use crate::admin::limiter::Limiter;
 use crate::config::Config;
 use crate::config::source::Content;
 use crate::credentials::Refresher;
@@ -132,6 +135,7 @@ pub fn run(start: Start, signals: Caught, log: logging::Guard) -> Result<()> {
         metrics,
         lifecycle: lifecycle.clone(),
         watcher: watcher_status,
+        limiter: Limiter::default(),
     });
     // Pingora reads the system's root certificates here, and panics where it cannot.
     let proxies = std::panic::catch_unwind(AssertUnwindSafe(|| {
@@ -151,7 +155,9 @@ pub fn run(start: Start, signals: Caught, log: logging::Guard) -> Result<()> {
     let proxies = proxies.map_err(|_| {
         anyhow!("the system's root certificates cannot be read; see SSL_CERT_FILE and SSL_CERT_DIR")
     })?;
-    let ports = Arc::new(Ports::new(runtime.handle().clone(), HashMap::from(proxies), lifecycle.clone()));
+    let mut proxies = HashMap::from(proxies);
+    proxies.extend(proxies.get(&Role::Operators).cloned().map(|proxy| (Role::OperatorsSocket, proxy)));
+    let ports = Arc::new(Ports::new(runtime.handle().clone(), proxies, lifecycle.clone()));
     let _ = ports_slot.set(ports.clone());
     // Without waiting: the first requests wait for themselves.
     resolver.warm(names(&live.current().config), Duration::ZERO);
@@ -283,6 +289,7 @@ fn announce_start(path: &Path, live: &Live) {
         pid,
         address = %config.server.listen,
         admin_address = %operators,
+        admin_socket = config.operators.socket.as_ref().map(|path| path.display().to_string()),
         config = %path.display(),
         digest = config.digest,
         generation = generation.number,

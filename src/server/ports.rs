@@ -1,32 +1,26 @@
-//! Listening ports, which a reload may move.
+//! Listening ports, and the operators' socket, which a reload may move.
 //!
-//! A new port is bound before the configuration is published, so that a busy one refuses the reload;
+//! A new one is bound before the configuration is published, so that a busy one refuses the reload;
 //! the old one stops accepting after it, and its connections finish. Accepting is ours and not that of
 //! Pingora's `Server`, whose ports are fixed, which goes on without a port that it could not bind, and
 //! which sleeps through the whole grace period when it shuts down.
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
-use std::os::fd::AsRawFd;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt;
 use pingora::apps::{HttpServerApp, ServerApp};
-use pingora::protocols::l4::stream::Stream;
-use pingora::protocols::{GetSocketDigest, SocketDigest};
 use pingora::proxy::HttpProxy;
-use serde::{Deserialize, Serialize};
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
 use tracing::error;
 
-use super::connection::Connection;
+use super::listener::{Accepted, Address, Incoming, Listener};
 use crate::config::Config;
 use crate::gateway::Gateway;
 use crate::lifecycle::Lifecycle;
@@ -36,34 +30,39 @@ use crate::reload::Commit;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What a port is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Role {
     Traffic,
     Operators,
+    /// The operators' Unix socket.
+    OperatorsSocket,
 }
 
 impl Role {
     /// Where a configuration wants the port; `None` when it wants none.
-    fn address(self, config: &Config) -> Option<SocketAddr> {
+    fn address(self, config: &Config) -> Option<Address> {
         match self {
-            Self::Traffic => Some(config.server.listen),
-            Self::Operators => config.operators.listen,
+            Self::Traffic => Some(Address::Port(config.server.listen)),
+            Self::Operators => config.operators.listen.map(Address::Port),
+            Self::OperatorsSocket => config.operators.socket.clone().map(Address::Path),
         }
     }
 
-    fn section(self) -> &'static str {
+    /// The key that says where.
+    fn key(self) -> &'static str {
         match self {
-            Self::Traffic => "server",
-            Self::Operators => "admin",
+            Self::Traffic => "server.port",
+            Self::Operators => "admin.port",
+            Self::OperatorsSocket => "admin.socket",
         }
     }
 }
 
-const ROLES: [Role; 2] = [Role::Traffic, Role::Operators];
+/// The traffic port first: of two processes that start at once, one fails there and touches no socket.
+const ROLES: [Role; 3] = [Role::Traffic, Role::Operators, Role::OperatorsSocket];
 
 /// Listeners by what they are for.
-pub type Listeners = HashMap<Role, TcpListener>;
+pub type Listeners = HashMap<Role, Listener>;
 
 /// How far the end of a port has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,9 +75,8 @@ enum Stage {
 }
 
 struct Port {
-    address: SocketAddr,
     /// A second handle on the socket, for handing it over.
-    listener: TcpListener,
+    listener: Listener,
     stage: watch::Sender<Stage>,
 }
 
@@ -104,9 +102,10 @@ impl Ports {
 
     /// Begins to serve on listeners.
     pub fn open(&self, listeners: Listeners) -> io::Result<()> {
+        // Until the end, so that a reload that comes in at the first one sees them all.
+        let mut open = self.lock();
         for (role, listener) in listeners {
-            let port = self.serve(role, listener)?;
-            self.lock().insert(role, port);
+            open.insert(role, self.serve(role, listener)?);
         }
         Ok(())
     }
@@ -114,7 +113,7 @@ impl Ports {
     /// Binds what a configuration wants and is not there; the result puts it into service and retires
     /// what is wanted no more.
     pub fn prepare(self: &Arc<Self>, config: &Config) -> Result<Commit, String> {
-        let wanted: HashMap<Role, SocketAddr> =
+        let wanted: HashMap<Role, Address> =
             ROLES.into_iter().filter_map(|role| Some((role, role.address(config)?))).collect();
         if self.lifecycle.is_draining() {
             return Err("the process is shutting down".to_owned());
@@ -122,8 +121,8 @@ impl Ports {
         let mut bound = Listeners::new();
         let open = self.lock();
         for (role, address) in &wanted {
-            if open.get(role).is_none_or(|port| port.address != *address) {
-                bound.insert(*role, bind_beside(*address, *role, &open)?);
+            if open.get(role).is_none_or(|port| !port.listener.is_reached_at(address)) {
+                bound.insert(*role, bind_beside(address, *role, &open)?);
             }
         }
         drop(open);
@@ -131,7 +130,7 @@ impl Ports {
         Ok(Box::new(move || ports.commit(&wanted, bound)))
     }
 
-    fn commit(&self, wanted: &HashMap<Role, SocketAddr>, bound: Listeners) {
+    fn commit(&self, wanted: &HashMap<Role, Address>, bound: Listeners) {
         let retired: Vec<Port> = {
             let mut open = self.lock();
             let gone: Vec<Role> = open
@@ -150,10 +149,9 @@ impl Ports {
         }
     }
 
-    /// Listeners for a hand-over, with what they are for and where they listen.
-    pub fn listeners(&self) -> io::Result<Vec<(Role, SocketAddr, TcpListener)>> {
-        let open = self.lock();
-        open.iter().map(|(role, port)| Ok((*role, port.address, port.listener.try_clone()?))).collect()
+    /// Listeners for a hand-over.
+    pub fn listeners(&self) -> io::Result<Vec<Listener>> {
+        self.lock().values().map(|port| port.listener.try_clone()).collect()
     }
 
     /// From now on every answer is the last one on its connection.
@@ -189,75 +187,63 @@ impl Ports {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn serve(&self, role: Role, listener: TcpListener) -> io::Result<Port> {
+    fn serve(&self, role: Role, listener: Listener) -> io::Result<Port> {
         let _entered = self.runtime.enter();
-        let address = listener.local_addr()?;
-        let handle = listener.try_clone()?;
-        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let incoming = listener.try_clone()?.into_incoming()?;
         let (stage, stages) = watch::channel(Stage::Serving);
         let proxy = self.proxies.get(&role).cloned().ok_or(io::ErrorKind::NotFound)?;
         let acceptor = Acceptor { proxy, stages, connections: self.connections.clone() };
-        self.acceptors.spawn_on(acceptor.run(listener), &self.runtime);
-        Ok(Port { address, listener: handle, stage })
+        self.acceptors.spawn_on(acceptor.run(incoming), &self.runtime);
+        Ok(Port { listener, stage })
     }
 }
 
 /// Binds every port that a configuration wants, except where a listener is at hand.
-pub fn bind_all(config: &Config, mut at_hand: Vec<TcpListener>) -> Result<Listeners, String> {
+pub fn bind_all(config: &Config, mut at_hand: Vec<Listener>) -> Result<Listeners, String> {
     let mut listeners = Listeners::new();
     for role in ROLES {
         let Some(address) = role.address(config) else { continue };
-        let found =
-            at_hand.iter().position(|listener| listener.local_addr().is_ok_and(|local| local == address));
-        let listener = match found {
+        let listener = match at_hand.iter().position(|listener| *listener.address() == address) {
             Some(position) => at_hand.swap_remove(position),
-            None => bind(address, role)?,
+            None => bind(&address, role)?,
         };
         listeners.insert(role, listener);
     }
     Ok(listeners)
 }
 
-fn bind(address: SocketAddr, role: Role) -> Result<TcpListener, String> {
-    listen(address, false).map_err(|error| refusal(address, role, &error))
+fn bind(address: &Address, role: Role) -> Result<Listener, String> {
+    match address {
+        Address::Port(port) => Listener::at_port(*port, false).map_err(|error| taken(*port, role, &error)),
+        Address::Path(path) => Listener::at_path(path.clone())
+            .map_err(|why| format!("cannot listen on {address}: {why}, or choose another {}", role.key())),
+    }
 }
 
-fn refusal(address: SocketAddr, role: Role, error: &io::Error) -> String {
-    let section = role.section();
-    format!("cannot listen on {address}: {error}; choose another {section}.port, or end what listens there")
+fn taken(address: SocketAddr, role: Role, error: &io::Error) -> String {
+    let key = role.key();
+    format!("cannot listen on {address}: {error}; choose another {key}, or end what listens there")
 }
 
 /// Binds a port that one of ours may stand in the way of: the same number on another address.
-fn bind_beside(address: SocketAddr, role: Role, open: &HashMap<Role, Port>) -> Result<TcpListener, String> {
-    let ours: Vec<&Port> = open.values().filter(|port| port.address.port() == address.port()).collect();
+fn bind_beside(address: &Address, role: Role, open: &HashMap<Role, Port>) -> Result<Listener, String> {
+    let Address::Port(wanted) = *address else { return bind(address, role) };
+    let has_its_number =
+        |port: &&Port| matches!(port.listener.address(), Address::Port(ours) if ours.port() == wanted.port());
+    let ours: Vec<&Port> = open.values().filter(has_its_number).collect();
     if ours.is_empty() {
         return bind(address, role);
     }
     // The kernel lets two sockets share a port when both say so. They say so for this moment only, or
     // another process could take a share unnoticed.
-    let share =
-        |shared: bool| ours.iter().try_for_each(|port| SockRef::from(&port.listener).set_reuse_port(shared));
+    let share = |shared: bool| ours.iter().try_for_each(|port| port.listener.socket().set_reuse_port(shared));
     let beside = || {
         share(true)?;
-        listen(address, true)
+        Listener::at_port(wanted, true)
     };
     let bound = beside();
     let _ = share(false);
-    bound.map_err(|error| refusal(address, role, &error))
-}
-
-/// Connections that may wait to be accepted; the kernel cuts it to its own limit.
-const BACKLOG: i32 = 4096;
-
-fn listen(address: SocketAddr, beside_another: bool) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(beside_another)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    socket.set_nonblocking(true)?;
-    socket.set_reuse_port(false)?;
-    Ok(socket.into())
+    bound.map_err(|error| taken(wanted, role, &error))
 }
 
 /// How long a new connection may stay silent.
@@ -271,12 +257,12 @@ struct Acceptor {
 }
 
 impl Acceptor {
-    async fn run(mut self, listener: tokio::net::TcpListener) {
+    async fn run(mut self, incoming: Incoming) {
         // Pingora wants to know of the drain only, in its own form.
         let (draining, shutdown) = watch::channel(false);
         loop {
             let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
+                accepted = incoming.accept() => accepted,
                 changed = self.stages.changed() => {
                     let stage = *self.stages.borrow_and_update();
                     let _ = draining.send(stage != Stage::Serving);
@@ -287,7 +273,7 @@ impl Acceptor {
                 }
             };
             match accepted {
-                Ok((stream, client)) => self.take(stream, client, &shutdown),
+                Ok(accepted) => self.take(accepted, &shutdown),
                 Err(error) if is_clients_fault(&error) => {}
                 Err(error) => {
                     error!(%error, "no connection can be accepted");
@@ -296,21 +282,21 @@ impl Acceptor {
             }
         }
         // Whoever the kernel has already let in would be thrown out with the socket.
-        while let Some(Ok((stream, client))) = listener.accept().now_or_never() {
-            self.take(stream, client, &shutdown);
+        while let Some(Ok(accepted)) = incoming.accept().now_or_never() {
+            self.take(accepted, &shutdown);
         }
     }
 
-    fn take(&self, stream: TcpStream, client: SocketAddr, shutdown: &watch::Receiver<bool>) {
+    fn take(&self, accepted: Accepted, shutdown: &watch::Receiver<bool>) {
         let proxy = self.proxy.clone();
         let shutdown = shutdown.clone();
         self.connections.spawn(async move {
             // A client that says nothing, or is gone before its first request, is no event.
-            if !matches!(timeout(FIRST_BYTE, stream.peek(&mut [0])).await, Ok(Ok(1))) {
+            if !matches!(timeout(FIRST_BYTE, accepted.says_something()).await, Ok(true)) {
                 return;
             }
-            if let Ok(stream) = prepare(stream, client) {
-                proxy.process_new(Box::new(stream), &shutdown).await;
+            if let Ok(connection) = accepted.into_connection() {
+                proxy.process_new(Box::new(connection), &shutdown).await;
             }
         });
     }
@@ -319,14 +305,4 @@ impl Acceptor {
 /// Whether a connection broke between the client's wish and our accept.
 fn is_clients_fault(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
-}
-
-fn prepare(stream: TcpStream, client: SocketAddr) -> io::Result<Connection> {
-    stream.set_nodelay(true)?;
-    let digest = SocketDigest::from_raw_fd(stream.as_raw_fd());
-    // New, so it holds no address yet.
-    let _ = digest.peer_addr.set(Some(client.into()));
-    let mut stream: Stream = stream.into();
-    stream.set_socket_digest(digest);
-    Ok(Connection::new(stream))
 }

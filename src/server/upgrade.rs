@@ -5,24 +5,23 @@
 //! connect there and send its listeners; the new one serves and says so; only then does the old one
 //! drain. Whatever fails before that leaves the old process serving as before.
 
-use std::fs;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
-use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use rustix::net::sockopt::socket_peercred;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, recvmsg, sendmsg,
 };
+use socket2::Socket;
 
-use super::ports::Role;
+use super::listener::Listener;
+use super::socket_file::SocketFile;
 
 /// How long either side waits for the other.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -34,38 +33,33 @@ const MAX_LISTENERS: usize = 8;
 const SERVING: &[u8] = b"serving\n";
 
 /// The new process's side, waiting.
-pub struct Waiting(UnixListener);
+pub struct Waiting {
+    socket: Socket,
+    /// Dropped after the socket.
+    _file: SocketFile,
+}
 
 /// Listeners that were handed over, and whom to tell that they are served.
 pub struct HandedOver {
-    pub listeners: Vec<TcpListener>,
+    pub listeners: Vec<Listener>,
     old: UnixStream,
 }
 
 impl Waiting {
     /// Takes the place at the socket. Only this user can reach it.
     pub fn at(path: &Path) -> Result<Self> {
-        match fs::symlink_metadata(path) {
-            // Of a process that is gone.
-            Ok(found) if found.file_type().is_socket() => fs::remove_file(path)?,
-            Ok(_) => bail!("`{}` is no socket; see server.upgrade_socket", path.display()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error).with_context(|| format!("`{}`", path.display())),
-        }
-        let listener = UnixListener::bind(path).with_context(|| {
-            format!("`{}`: no socket can be made here; see server.upgrade_socket", path.display())
+        let (socket, file) = SocketFile::listen(path).map_err(|why| {
+            anyhow!("cannot wait at `{}`: {why}, or choose another server.upgrade_socket", path.display())
         })?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-        listener.set_nonblocking(true)?;
-        Ok(Self(listener))
+        Ok(Self { socket, _file: file })
     }
 
     /// The listeners of the old process.
     pub fn receive(self) -> Result<HandedOver> {
         let end = Instant::now() + PATIENCE;
         let old = loop {
-            match self.0.accept() {
-                Ok((stream, _)) => break stream,
+            match self.socket.accept() {
+                Ok((stream, _)) => break UnixStream::from(stream),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if Instant::now() > end {
                         bail!("no listeners were handed over within {} seconds", PATIENCE.as_secs());
@@ -89,14 +83,12 @@ impl Waiting {
         let mut listeners = Vec::new();
         for message in ancillary.drain() {
             if let RecvAncillaryMessage::ScmRights(descriptors) = message {
-                listeners.extend(descriptors.map(|descriptor: OwnedFd| TcpListener::from(descriptor)));
+                // One that cannot be used is opened anew.
+                listeners.extend(descriptors.filter_map(|descriptor| Listener::handed_over(descriptor).ok()));
             }
         }
         if listeners.is_empty() {
             bail!("the old process handed nothing over");
-        }
-        for listener in &listeners {
-            listener.set_nonblocking(true)?;
         }
         Ok(HandedOver { listeners, old })
     }
@@ -111,7 +103,7 @@ impl HandedOver {
 
 /// The old process's side: sends the listeners and waits until they are served. Returns the new
 /// process's id.
-pub fn hand_over(path: &Path, listeners: &[(Role, SocketAddr, TcpListener)]) -> Result<u32> {
+pub fn hand_over(path: &Path, listeners: &[Listener]) -> Result<u32> {
     let mut new = UnixStream::connect(path).with_context(|| {
         format!("nobody waits at `{}`; start the new process with --upgrade first", path.display())
     })?;
@@ -120,7 +112,7 @@ pub fn hand_over(path: &Path, listeners: &[(Role, SocketAddr, TcpListener)]) -> 
     if peer.uid != rustix::process::geteuid() && !peer.uid.is_root() {
         bail!("another user waits at `{}`", path.display());
     }
-    let descriptors: Vec<_> = listeners.iter().map(|(_, _, listener)| listener.as_fd()).collect();
+    let descriptors: Vec<_> = listeners.iter().map(AsFd::as_fd).collect();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_LISTENERS))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     if !ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)) {

@@ -19,6 +19,7 @@ mod keys; //      several keys; keys that issuers publish
 mod external; //  who may read when a service has a say
 mod credentials; // whom requests to the store are signed as
 mod reloading; // changing the configuration while it serves
+mod operators; // who may change it: the socket, failed log-ins, the audit
 mod reload_switch; //   … G1 to G7: the switch and the requests under way
 mod reload_safety; //   … G8 to G14: safety
 mod reload_triggers; // … G15 to G24: triggers, the file watcher among them

@@ -206,6 +206,11 @@ async fn g40_the_last_good_configuration_is_served_when_asked_for() {
     }
     first.write_config("buckets: 1");
     assert_eq!(first.reload(&admin_token()).await.0, 400);
+    // It is written when the answer is out.
+    eventually("the refusal is in the history", async || {
+        fs::read_to_string(&history).ok()?.contains("\"refused\"").then_some(())
+    })
+    .await;
     let mode = fs::metadata(&history).expect("written").permissions().mode() & 0o777;
     assert_eq!(mode, 0o600, "a history holds secrets");
     first.signal("TERM");

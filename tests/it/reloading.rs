@@ -220,3 +220,32 @@ async fn only_an_operators_token_reloads() {
     assert_eq!(with_header.status(), 200);
     assert_eq!(stack.proxy.reload(&admin).await.0, 200);
 }
+
+#[tokio::test]
+async fn files_that_others_may_read_are_told_at_every_reload_or_refused() {
+    let stack = Stack::start().await;
+    assert_eq!(stack.proxy.status().await["warnings"], json!([]));
+    let path = stack.proxy.config_path();
+    proxy::allow(&path, 0o644);
+    for _ in 0..2 {
+        // The buckets are taken over, and yet their secrets stand in the file.
+        let (status, answer) = stack.proxy.reload(&admin_token()).await;
+        let warnings = answer["warnings"].as_array().expect("a list");
+        assert!(status == 200 && warnings.len() == 1, "{answer}");
+        assert!(
+            warnings[0].as_str().expect("a text").contains("every user may read it (mode 0644)"),
+            "{answer}"
+        );
+    }
+    let strict = "server: { address: 127.0.0.1, port: {port}, strict_permissions: true }";
+    stack.proxy.write_config(&Stack::config(&stack.store, strict));
+    assert_eq!(stack.proxy.reload(&admin_token()).await.0, 200);
+    proxy::allow(&path, 0o622);
+    let (status, answer) = stack.proxy.reload(&admin_token()).await;
+    let error = answer["error"].as_str().expect("a text");
+    assert!(status == 400 && error.contains("may be changed by others than its owner"), "{error}");
+    // A text that is only tried lies in no file.
+    let text = std::fs::read(&path).expect("the file");
+    let (status, answer) = stack.proxy.send(http().post(stack.proxy.url("/admin/validate")).body(text)).await;
+    assert_eq!((status, &answer["warnings"]), (200, &json!([])), "{answer}");
+}

@@ -12,7 +12,8 @@ use super::Validator;
 use super::credentials::Identities;
 use super::jwt::Jwt;
 use crate::config::problem::Place;
-use crate::config::{Bucket, Known, Section, Timeouts, Trust, conceal, file};
+use crate::config::reference::Position;
+use crate::config::{Bucket, Known, Section, Timeouts, Trust, conceal, file, holds_secret};
 use crate::routing::Prefix;
 use crate::s3::sigv4::Signer;
 use crate::s3::{self, Addressing, Endpoint, InvalidBucket, Scheme};
@@ -62,6 +63,9 @@ impl Validator<'_, '_> {
                 (name, prefix, policy, store)
             {
                 let mut effective = serde_yaml::to_value(&bucket).unwrap_or_default();
+                let list = Position::Key(&Position::Root, "buckets");
+                let position = Position::Index(&list, index);
+                let holds_secret = holds_secret(&effective, &position, &self.references.written);
                 conceal(&mut effective, &place, &self.references.written);
                 // A warning names the place, and a file or the environment may have other contents next time.
                 let has_credentials = has_own_keys || signer.identity().source().is_some();
@@ -80,6 +84,7 @@ impl Validator<'_, '_> {
                     signer,
                     trust,
                     timeouts,
+                    holds_secret,
                     effective,
                     origin,
                 }));

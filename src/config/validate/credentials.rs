@@ -48,7 +48,7 @@ impl Validator<'_, '_> {
         self.refuse_unused(source, s3, options, place);
         let identity = match source {
             "static" => self.static_keys(s3, place).map(|keys| Arc::new(Identity::constant(keys))),
-            "environment" | "default" => match (keys_of_the_environment(s3), source) {
+            "environment" | "default" => match (self.keys_of_the_environment(s3, place), source) {
                 (Some(keys), _) => Some(Arc::new(Identity::constant(keys))),
                 (None, "environment") => {
                     let message = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are not both set in the environment, or hold what a key cannot have";
@@ -68,6 +68,31 @@ impl Validator<'_, '_> {
         };
         s3.credentials = written;
         identity
+    }
+
+    /// The keys of the environment, which are shown as if the file referred to them.
+    fn keys_of_the_environment(&mut self, s3: &mut file::S3, place: &Place) -> Option<Credentials> {
+        let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty()).map(Secret::new);
+        let keys = Credentials {
+            access_key: variable("AWS_ACCESS_KEY_ID")?,
+            secret_key: variable("AWS_SECRET_ACCESS_KEY")?,
+            session_token: variable("AWS_SESSION_TOKEN"),
+            expires: None,
+        };
+        if !keys.are_printable() {
+            return None;
+        }
+        s3.access_key = Some(keys.access_key.clone());
+        s3.secret_key = Some(keys.secret_key.clone());
+        s3.session_token.clone_from(&keys.session_token);
+        for (key, reference) in [
+            ("access_key", "${AWS_ACCESS_KEY_ID}"),
+            ("secret_key", "${AWS_SECRET_ACCESS_KEY}"),
+            ("session_token", "${AWS_SESSION_TOKEN}"),
+        ] {
+            self.references.written.insert(place.key(key), reference.to_owned());
+        }
+        Some(keys)
     }
 
     fn source(
@@ -227,24 +252,6 @@ impl Validator<'_, '_> {
 fn shared(identities: &mut Identities, source: Source) -> Arc<Identity> {
     let identity = identities.entry(source.clone());
     identity.or_insert_with(|| Arc::new(Identity::from_source(source))).clone()
-}
-
-/// The keys of the environment, which are shown as if the file had them.
-fn keys_of_the_environment(s3: &mut file::S3) -> Option<Credentials> {
-    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty()).map(Secret::new);
-    let keys = Credentials {
-        access_key: variable("AWS_ACCESS_KEY_ID")?,
-        secret_key: variable("AWS_SECRET_ACCESS_KEY")?,
-        session_token: variable("AWS_SESSION_TOKEN"),
-        expires: None,
-    };
-    if !keys.are_printable() {
-        return None;
-    }
-    s3.access_key = Some(keys.access_key.clone());
-    s3.secret_key = Some(keys.secret_key.clone());
-    s3.session_token.clone_from(&keys.session_token);
-    Some(keys)
 }
 
 fn is_plain(text: &str, more: &str) -> bool {

@@ -7,12 +7,18 @@ mod keys;
 mod policy;
 
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::net::SocketAddr as UnixAddress;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::file::{self, File};
+use super::permissions::Permissions;
 use super::problem::{Place, Problems};
-use super::reference::References;
-use super::{Config, Known, Minting, Notify, Operators, Reload, Section, Server, Watch, conceal};
+use super::reference::{Position, References};
+use super::{
+    Bucket, Config, Known, Minting, Notify, Operators, Reload, Section, Server, Watch, conceal, holds_secret,
+};
 use crate::auth::Rule;
 use crate::auth::claims::Condition;
 use crate::auth::networks::Network;
@@ -30,8 +36,11 @@ const MAX_DEBOUNCE: Duration = Duration::from_secs(60);
 const MAX_THREADS: u64 = 1024;
 
 /// The configuration, without its digest; `None` or a problem where it is not valid.
+///
+/// `own` is the file itself, with its mode, where it is one.
 pub fn validate(
     file: &File,
+    own: Option<(&Path, u32)>,
     buckets: Vec<Section<file::Bucket>>,
     jwt_hash: u64,
     known: &Known,
@@ -45,8 +54,12 @@ pub fn validate(
     let operators = validator.operators(&file.admin, &root.key("admin"), jwt.as_ref(), server.as_ref());
     let reload = validator.reload(&file.reload, &root.key("reload"));
     let buckets = validator.buckets(buckets, &root.key("buckets"), jwt.as_ref(), known);
-    let warnings = validator.warnings;
     let mut effective = serde_yaml::to_value(file).unwrap_or_default();
+    let holds_secret = buckets.iter().any(|bucket| bucket.holds_secret)
+        || holds_secret(&effective, &Position::Root, &validator.references.written);
+    let own = own.map(|(path, mode)| (path, Permissions { mode, holds_secret }));
+    validator.permissions(own, &buckets, file.server.strict_permissions);
+    let warnings = validator.warnings;
     conceal(&mut effective, &root, &references.written);
     let operators = operators?;
     let jwt = jwt.unwrap_or_default();
@@ -56,7 +69,13 @@ pub fn validate(
             keys: jwt.minting,
             operator_conditions: [jwt.conditions, operators.conditions].concat(),
         },
-        operators: Operators { enabled: file.admin.enabled, listen: operators.listen, rule: operators.rule },
+        operators: Operators {
+            enabled: file.admin.enabled,
+            listen: operators.listen,
+            socket: operators.socket.filter(|_| file.admin.enabled),
+            socket_uids: operators.socket_uids,
+            rule: operators.rule,
+        },
         jwks: if jwt.enabled { jwt.jwks } else { Vec::new() },
         key_files: jwt.files,
         verifier: jwt.verifier.map(|verifier| (jwt.fingerprint, verifier)),
@@ -71,6 +90,8 @@ pub fn validate(
 
 struct ValidOperators {
     listen: Option<SocketAddr>,
+    socket: Option<PathBuf>,
+    socket_uids: Vec<u32>,
     rule: Rule,
     conditions: Vec<Condition>,
 }
@@ -135,6 +156,28 @@ impl Validator<'_, '_> {
             upgrade_socket: self.references.directory.join(&server.upgrade_socket),
             listen: listen?,
         })
+    }
+
+    /// Who else may read or change what the configuration is made of: the file, what it refers to, and
+    /// what credentials are fetched from.
+    fn permissions(&mut self, own: Option<(&Path, Permissions)>, buckets: &[Arc<Bucket>], is_strict: bool) {
+        let mut files = self.references.permissions.clone();
+        if !self.references.are_recorded() {
+            let sources = buckets.iter().filter_map(|bucket| bucket.signer.identity().source()?.file());
+            files.extend(sources.filter_map(|path| Some((path.to_owned(), Permissions::of_secret(path)?))));
+        }
+        let files = files.iter().map(|(path, permissions)| (path.as_path(), *permissions));
+        let complaints: Vec<String> = own
+            .into_iter()
+            .chain(files)
+            .flat_map(|(path, permissions)| permissions.complaints(path))
+            .collect();
+        if !is_strict {
+            self.warnings.extend(complaints);
+        } else if !complaints.is_empty() {
+            let place = Place::root().key("server").key("strict_permissions");
+            self.problems.push(place, complaints.join("; "));
+        }
     }
 
     fn reload(&mut self, reload: &file::Reload, place: &Place) -> Reload {
@@ -223,6 +266,8 @@ impl Validator<'_, '_> {
             let why = "is the traffic port; choose another, or leave `admin.port` out to share it";
             self.refuse(&place.key("port"), &listen.port().to_string(), why);
         }
+        let socket = self.operators_socket(admin, &place.key("socket"), server);
+        let socket_uids = self.uids(admin, &place.key("socket_uids"));
         if admin.claims.is_empty() && !self.problems.any_at(&place.key("claims")) {
             self.problems.push(
                 place.key("claims"),
@@ -234,10 +279,11 @@ impl Validator<'_, '_> {
             Some(jwt) if jwt.enabled => {
                 let block = Place::root().key("jwt");
                 let are_gone = jwt.verifier.as_ref().is_some_and(|verifier| !verifier.has_keys(self.now));
-                if admin.enabled && are_gone && !self.problems.any_at(&block) {
+                let is_locked = admin.enabled && socket_uids.is_empty();
+                if is_locked && are_gone && !self.problems.any_at(&block) {
                     self.problems.push(
                         block.key("keys"),
-                        "holds no key that is still accepted, so no operator could ask for anything; add a key, or set `admin.enabled: false`",
+                        "holds no key that is still accepted, so no operator could ask for anything; add a key, or set `admin.socket_uids` or `admin.enabled: false`",
                     );
                 }
                 let more = jwt.sources.iter().filter(|s| s.is_for_operators() && **s != Source::Bearer);
@@ -246,7 +292,50 @@ impl Validator<'_, '_> {
             }
             _ => Rule::Closed,
         };
-        Some(ValidOperators { listen, rule, conditions })
+        Some(ValidOperators { listen, socket, socket_uids, rule, conditions })
+    }
+
+    fn operators_socket(
+        &mut self,
+        admin: &file::Admin,
+        place: &Place,
+        server: Option<&Server>,
+    ) -> Option<PathBuf> {
+        let written = admin.socket.as_ref()?;
+        if written.is_empty() {
+            self.problems.push(place.clone(), "is empty; leave the key out for none");
+            return None;
+        }
+        // The same for a process that takes the socket over, wherever it was started.
+        let path = std::path::absolute(self.references.directory.join(written)).ok();
+        let path = path.filter(|path| UnixAddress::from_pathname(path).is_ok());
+        if path.is_none() {
+            self.refuse(
+                place,
+                written,
+                "is no path of a Unix socket; use at most 107 bytes, its folder included",
+            );
+        } else if server.and_then(|server| std::path::absolute(&server.upgrade_socket).ok()) == path {
+            self.refuse(place, written, "is also server.upgrade_socket; choose another");
+        }
+        path
+    }
+
+    fn uids(&mut self, admin: &file::Admin, place: &Place) -> Vec<u32> {
+        if admin.socket.is_none() && !admin.socket_uids.is_empty() {
+            self.problems
+                .push(place.clone(), "means nothing without `admin.socket`; add that, or leave it out");
+        }
+        let mut valid = Vec::new();
+        for (index, uid) in admin.socket_uids.iter().enumerate() {
+            match u32::try_from(*uid) {
+                Ok(uid) => valid.push(uid),
+                Err(_) => {
+                    self.refuse(&place.index(index), &uid.to_string(), "is no user id; see `id --user`");
+                }
+            }
+        }
+        valid
     }
 }
 

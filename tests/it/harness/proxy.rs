@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 
@@ -72,7 +73,7 @@ impl Proxy {
         let folder = TempDir::new().expect("a temporary folder");
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
         let path = folder.path().join("config.yaml");
-        fs::write(&path, with_port(config, address.port())).expect("written");
+        write(&path, &with_port(config, address.port()));
         let log = fs::File::create(folder.path().join("log")).expect("created");
         let mut command = match &surroundings.hosts {
             None => Command::new(PROGRAM),
@@ -124,7 +125,7 @@ impl Proxy {
     /// Replaces the configuration file, atomically.
     pub fn write_config(&self, config: &str) {
         let next = self.folder.path().join("config.yaml.next");
-        fs::write(&next, with_port(config, self.address.port())).expect("written");
+        write(&next, &with_port(config, self.address.port()));
         fs::rename(next, self.config_path()).expect("renamed");
     }
 
@@ -275,7 +276,13 @@ pub async fn json(response: Response) -> Value {
     serde_json::from_str(&text).unwrap_or_else(|_| panic!("not JSON: {text}"))
 }
 
-/// Writes a file below the proxy's folder.
+/// Writes a file that nobody else may read.
 pub fn write(path: &Path, content: &str) {
     fs::write(path, content).expect("written");
+    allow(path, 0o600);
+}
+
+/// Who may do what with a file, as `chmod` has it.
+pub fn allow(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("our own file");
 }

@@ -1,6 +1,8 @@
 //! The operators' endpoints as decisions about a request: reloading and looking at the configuration,
 //! metrics, health. Knows HTTP's words and no sockets; the gateway writes the answers.
 
+pub mod limiter;
+
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -12,13 +14,14 @@ use tokio::time::timeout;
 
 use crate::answer::Answer;
 use crate::auth::{Denied, Principal, cache};
-use crate::generation::{Generation, Live};
+use crate::generation::Live;
 use crate::lifecycle::Lifecycle;
 use crate::logging;
 use crate::metrics::Metrics;
 use crate::reload::Reloader;
 use crate::reload::attempt::{Attempt, Conditions, From, Trigger, unix_seconds};
 use crate::reload::watcher;
+use limiter::Limiter;
 
 /// What a path that is reserved for operators means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,24 +114,10 @@ pub struct Operators {
     pub metrics: Arc<Metrics>,
     pub lifecycle: Arc<Lifecycle>,
     pub watcher: Arc<Mutex<watcher::Status>>,
+    pub limiter: Limiter,
 }
 
 impl Operators {
-    /// Who asks. Comes before everything else: who may not know an endpoint may neither learn its methods
-    /// nor make us read a body.
-    pub fn authorize(
-        &self,
-        endpoint: Endpoint,
-        generation: &Generation,
-        headers: &HeaderMap,
-    ) -> Result<Principal, Denied> {
-        if !endpoint.is_below_admin() {
-            return Ok(Principal::default());
-        }
-        // Without the query: it ends up in logs.
-        generation.config.operators.rule.authorize(headers, "", SystemTime::now())
-    }
-
     pub async fn answer(&self, call: Call<'_>, principal: Principal) -> Answer {
         let Call { endpoint, method, headers, query, body } = call;
         if endpoint == Endpoint::Unknown {
@@ -376,6 +365,13 @@ pub fn refusal(denied: &Denied) -> Answer {
         error(403, &format!("Forbidden: {denied}"))
     };
     answer.challenge(denied.challenge().as_deref()).uncached()
+}
+
+/// The answer to a network that a valid token has to wait for too: else guessing would go on.
+pub fn throttled(wait: Duration) -> Answer {
+    let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+    let message = format!("Too many failed log-ins from this network; try again in {seconds} s");
+    error(429, &message).retry_after(seconds).uncached()
 }
 
 fn error(status: u16, message: &str) -> Answer {

@@ -1,0 +1,96 @@
+//! Operators' requests: which they are, who asks, and what `admin` answers.
+
+use std::time::{Instant, SystemTime};
+
+use pingora::proxy::Session;
+
+use super::Gateway;
+use super::answering::read_body;
+use super::context::Context;
+use super::rejection::Rejection;
+use crate::admin::{self, Call, Endpoint};
+use crate::answer::Answer;
+use crate::auth::{Denied, Principal};
+
+impl Gateway {
+    /// The operators' endpoint that a request is for, if it is served on this port.
+    pub fn endpoint(&self, session: &Session, ctx: &Context) -> Option<Endpoint> {
+        let endpoint = Endpoint::at(session.req_header().uri.path())?;
+        let is_shared = ctx.generation.config.operators.listen.is_none();
+        (self.is_for_operators || is_shared || endpoint.is_health()).then_some(endpoint)
+    }
+
+    pub async fn operators_answer(
+        &self,
+        endpoint: Endpoint,
+        session: &mut Session,
+        ctx: &mut Context,
+    ) -> Answer {
+        if endpoint.is_below_admin() && !ctx.generation.config.operators.enabled {
+            ctx.rejection = Some(Rejection::NoRoute);
+            return admin::absent();
+        }
+        // Before everything else: who may not know an endpoint may neither learn its methods nor make us
+        // read a body.
+        let principal = match self.principal(endpoint, session, ctx).await {
+            Ok(principal) => principal,
+            Err(rejection) => {
+                let answer = match &rejection {
+                    Rejection::Throttled(wait) => admin::throttled(*wait),
+                    Rejection::Denied(denied) => admin::refusal(denied),
+                    other => other.answer(&session.req_header().headers, &ctx.request_id),
+                };
+                ctx.rejection = Some(rejection);
+                return answer;
+            }
+        };
+        let body = if endpoint.takes_a_body() { Some(read_body(session).await) } else { None };
+        let request = session.req_header();
+        let call = Call {
+            endpoint,
+            method: &request.method,
+            headers: &request.headers,
+            query: request.uri.query().unwrap_or_default(),
+            body,
+        };
+        self.operators.answer(call, principal).await
+    }
+
+    /// Who asks, if it is somebody who may.
+    async fn principal(
+        &self,
+        endpoint: Endpoint,
+        session: &Session,
+        ctx: &mut Context,
+    ) -> Result<Principal, Rejection> {
+        if !endpoint.is_below_admin() {
+            return Ok(Principal::default());
+        }
+        let operators = &ctx.generation.config.operators;
+        if let Some(user) = ctx.user {
+            let name = user.to_string();
+            ctx.actor = Some(name.clone());
+            if operators.socket_uids.contains(&user.uid) {
+                return Ok(Principal { subject: Some(name), ..Principal::default() });
+            }
+        } else {
+            self.operators.limiter.check(ctx.address, Instant::now()).map_err(Rejection::Throttled)?;
+        }
+        let headers = &session.req_header().headers;
+        // Without the query: it ends up in logs.
+        let authenticate = || operators.rule.authenticate(headers, "", SystemTime::now());
+        let mut authenticated = authenticate();
+        if authenticated == Err(Denied::UnknownKey) && self.issuers.ask(&ctx.generation.config).await {
+            authenticated = authenticate();
+        }
+        // Nobody guesses without a token, or at the socket.
+        let is_guess = |denied: &Denied| denied.is_unauthenticated() && *denied != Denied::NoToken;
+        if ctx.user.is_none() && authenticated.as_ref().is_err_and(is_guess) {
+            self.operators.limiter.failed(ctx.address, Instant::now());
+        }
+        let principal = authenticated.map_err(Rejection::Denied)?;
+        let permitted = operators.rule.permit(&principal);
+        ctx.actor = principal.subject.clone().or(ctx.actor.take());
+        permitted.map(|()| principal).map_err(Rejection::Denied)
+    }
+}

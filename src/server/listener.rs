@@ -1,0 +1,187 @@
+//! What listens, at a port or at a Unix socket, and the connections that come in.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use pingora::http::ResponseHeader;
+use pingora::protocols::l4::stream::Stream;
+use pingora::protocols::raw_connect::ProxyDigest;
+use pingora::protocols::{GetProxyDigest, GetSocketDigest, SocketDigest};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+
+use super::connection::Connection;
+use super::socket_file::{SocketFile, Unusable};
+use crate::gateway::LocalUser;
+
+/// Connections that may wait to be accepted; the kernel cuts it to its own limit.
+const BACKLOG: i32 = 4096;
+
+/// Where to listen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    Port(SocketAddr),
+    /// Of a Unix socket.
+    Path(PathBuf),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Port(address) => address.fmt(f),
+            Self::Path(path) => write!(f, "`{}`", path.display()),
+        }
+    }
+}
+
+/// A socket that listens.
+#[derive(Debug)]
+pub struct Listener {
+    socket: Socket,
+    address: Address,
+    /// Of a Unix socket. Below the socket, so that it is dropped after it.
+    file: Option<Arc<SocketFile>>,
+}
+
+impl Listener {
+    /// Listens at a port; with `beside_another` also where another socket that says so has it.
+    pub fn at_port(address: SocketAddr, beside_another: bool) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(beside_another)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        socket.set_nonblocking(true)?;
+        socket.set_reuse_port(false)?;
+        Ok(Self { socket, address: Address::Port(address), file: None })
+    }
+
+    pub fn at_path(path: PathBuf) -> Result<Self, Unusable> {
+        let (socket, file) = SocketFile::listen(&path)?;
+        Ok(Self { socket, address: Address::Path(path), file: Some(Arc::new(file)) })
+    }
+
+    /// A socket that another process has opened.
+    pub fn handed_over(descriptor: OwnedFd) -> io::Result<Self> {
+        let socket = Socket::from(descriptor);
+        socket.set_nonblocking(true)?;
+        let local = socket.local_addr()?;
+        let address = match (local.as_socket(), local.as_pathname()) {
+            (Some(address), _) => Address::Port(address),
+            (None, Some(path)) => Address::Path(path.to_owned()),
+            (None, None) => return Err(io::ErrorKind::AddrNotAvailable.into()),
+        };
+        let file = match &address {
+            // Without its file nobody can reach it any more.
+            Address::Path(path) => Some(Arc::new(SocketFile::at(path)?)),
+            Address::Port(_) => None,
+        };
+        Ok(Self { socket, address, file })
+    }
+
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Whether whoever goes to an address arrives here; the file of a socket may be gone.
+    pub fn is_reached_at(&self, address: &Address) -> bool {
+        self.address == *address && self.file.as_ref().is_none_or(|file| file.is_there())
+    }
+
+    pub fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
+    pub fn try_clone(&self) -> io::Result<Self> {
+        let (address, file) = (self.address.clone(), self.file.clone());
+        Ok(Self { socket: self.socket.try_clone()?, address, file })
+    }
+
+    /// For use on a runtime, which must have been entered.
+    pub fn into_incoming(self) -> io::Result<Incoming> {
+        let queue = match self.address {
+            Address::Port(_) => Queue::Port(TcpListener::from_std(self.socket.into())?),
+            Address::Path(_) => Queue::Path(UnixListener::from_std(self.socket.into())?),
+        };
+        Ok(Incoming { queue, _file: self.file })
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// The connections of one listener.
+pub struct Incoming {
+    queue: Queue,
+    /// Dropped after the queue.
+    _file: Option<Arc<SocketFile>>,
+}
+
+enum Queue {
+    Port(TcpListener),
+    Path(UnixListener),
+}
+
+impl Incoming {
+    pub async fn accept(&self) -> io::Result<Accepted> {
+        Ok(match &self.queue {
+            Queue::Port(listener) => {
+                let (stream, client) = listener.accept().await?;
+                Accepted::Port(stream, client)
+            }
+            Queue::Path(listener) => Accepted::Path(listener.accept().await?.0),
+        })
+    }
+}
+
+/// A connection that nothing was read from yet.
+pub enum Accepted {
+    Port(TcpStream, SocketAddr),
+    Path(UnixStream),
+}
+
+impl Accepted {
+    /// Waits for the first byte; `false` when the client is gone.
+    pub async fn says_something(&self) -> bool {
+        match self {
+            Self::Port(stream, _) => matches!(stream.peek(&mut [0]).await, Ok(1)),
+            // Whoever is gone is readable too; Pingora finds out.
+            Self::Path(stream) => stream.readable().await.is_ok(),
+        }
+    }
+
+    pub fn into_connection(self) -> io::Result<Connection> {
+        match self {
+            Self::Port(stream, client) => {
+                stream.set_nodelay(true)?;
+                let descriptor = stream.as_raw_fd();
+                Ok(Connection::new(with_address(stream.into(), descriptor, Some(client))))
+            }
+            Self::Path(stream) => {
+                let user = LocalUser { uid: stream.peer_cred()?.uid() };
+                let descriptor = stream.as_raw_fd();
+                let mut stream = with_address(stream.into(), descriptor, None);
+                // Pingora's place for what a connection brings along; the header means nothing here.
+                let header = ResponseHeader::build(200, None).map_err(io::Error::other)?;
+                stream.set_proxy_digest(ProxyDigest::new(Box::new(header), Some(Box::new(user))));
+                Ok(Connection::new(stream))
+            }
+        }
+    }
+}
+
+/// Tells Pingora the client's address, or that there is none, so that it need not ask.
+fn with_address(mut stream: Stream, descriptor: i32, client: Option<SocketAddr>) -> Stream {
+    let digest = SocketDigest::from_raw_fd(descriptor);
+    // New, so it holds no address yet.
+    let _ = digest.peer_addr.set(client.map(Into::into));
+    stream.set_socket_digest(digest);
+    stream
+}
