@@ -30,11 +30,13 @@ pub struct Actions {
 }
 
 impl Caught {
+    /// Catches the others too. Until then they end a process that serves nothing yet.
+    pub fn catch_all(&self) -> io::Result<()> {
+        [SIGTERM, SIGINT, SIGQUIT].into_iter().try_for_each(|signal| self.0.add_signal(signal))
+    }
+
     /// Acts on what was caught until now and on whatever comes, on a thread of its own.
     pub fn act(mut self, reloader: Arc<Reloader>, actions: Actions) -> io::Result<()> {
-        for signal in [SIGTERM, SIGINT, SIGQUIT] {
-            self.0.add_signal(signal)?;
-        }
         thread::Builder::new().name("signals".to_owned()).spawn(move || {
             let mut draining = false;
             for origin in &mut self.0 {

@@ -166,13 +166,16 @@ pub fn run(start: Start, signals: Caught, log: logging::Guard) -> Result<()> {
     for warning in refresher.warm(&live.current().config, Instant::now() + WARM) {
         warn!("{warning}");
     }
+    // Whoever finds the process ready may tell it to end.
+    signals.catch_all().context("signals cannot be caught")?;
     ports.open(listeners).context("the ports cannot be served")?;
     watcher.start(reloader.clone()).context("the watcher cannot be started")?;
     if let Some(handed_over) = handed_over {
         handed_over.serving().context("the old process cannot be told that it may end")?;
     }
     announce_start(&path, &live);
-    signals.act(reloader, actions(&live, &ports, &lifecycle)).context("signals cannot be caught")?;
+    let actions = actions(&live, &ports, &lifecycle);
+    signals.act(reloader, actions).context("no thread can be started for signals")?;
     systemd::watchdog(runtime.handle());
 
     runtime.block_on(async {
