@@ -18,6 +18,7 @@ mod forgeries; // tokens that somebody made up
 mod keys; //      several keys; keys that issuers publish
 mod external; //  who may read when a service has a say
 mod credentials; // whom requests to the store are signed as
+mod rotation; //    … both identities change under load
 mod reloading; // changing the configuration while it serves
 mod operators; // who may change it: the socket, failed log-ins, the audit
 mod reload_switch; //   … G1 to G7: the switch and the requests under way
