@@ -7,7 +7,8 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde_yaml::Value;
 
-use super::{Bucket, Config, redacted};
+use super::redaction::redacted;
+use super::{Bucket, Config};
 
 /// The keys that a running process cannot change.
 const RESTART_ONLY: [&str; 1] = ["server.threads"];

@@ -7,12 +7,15 @@
 //! the same with an empty list in its place. Only anchors reach farther. A file that is written in any
 //! other way is read as a whole, and so is one with a mistake, which the whole file explains best.
 
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::sync::LazyLock;
 
 use serde_yaml::Value;
 
-use super::KEY;
 use super::problem::{Place, Problems};
+
+/// Hashes of this process alone.
+pub static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 /// A file as it was read.
 #[derive(Debug, PartialEq)]

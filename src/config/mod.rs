@@ -8,23 +8,22 @@ pub mod changes;
 mod decode;
 mod document;
 mod file;
+mod known;
 mod permissions;
 pub mod problem;
+mod redaction;
 mod reference;
 pub mod source;
 pub mod stages;
 mod validate;
 
-use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use serde_yaml::value::{Tag, TaggedValue};
-use serde_yaml::{Mapping, Value};
+use serde_yaml::Value;
 
 use crate::auth::Rule;
 use crate::auth::claims::Condition;
@@ -35,13 +34,13 @@ use crate::auth::policy::Policy;
 use crate::auth::verifier::Verifier;
 use crate::fault;
 use crate::routing::{Prefix, RouteTable};
-use crate::s3::identity::{self, Identity};
 use crate::s3::sigv4::Signer;
 use crate::s3::{self, Endpoint};
-use crate::secret::{REDACTED, Secret, TAG};
-use document::{Document, Item};
+use crate::secret::Secret;
+use known::{Filled, Known, Origin, Section};
 use problem::{Place, Problems};
-use reference::{Position, References};
+use redaction::redacted;
+use reference::References;
 use source::Content;
 use stages::Stages;
 
@@ -251,130 +250,6 @@ impl Config {
     }
 }
 
-/// Hashes of this process alone.
-static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
-
-/// The references at and below a place.
-fn within<'w>(
-    written: &'w BTreeMap<Place, String>,
-    base: &Place,
-) -> impl Iterator<Item = (&'w Place, &'w String)> {
-    written.range(base..).take_while(|(place, _)| place.steps().starts_with(base.steps()))
-}
-
-/// What a bucket was made from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Origin {
-    /// A hash of its section as written.
-    section: u64,
-    /// The texts in it that hold references, and a hash of what they became.
-    references: Vec<String>,
-    became: u64,
-    /// A hash of the `jwt` block, whose keys are a part of its rule.
-    jwt: u64,
-}
-
-/// What is in service already. It is taken over as it is, so that what hangs on it, like a signing key or
-/// the keys of an issuer, lives on, and a reload costs what it changes.
-struct Known {
-    /// By the hashes of their sections.
-    buckets: HashMap<u64, Arc<Bucket>>,
-    verifier: Option<(u64, Arc<Verifier>)>,
-    jwks: Vec<Arc<Jwks>>,
-    /// Also those of buckets that changed otherwise: what was fetched stays.
-    identities: HashMap<identity::Source, Arc<Identity>>,
-}
-
-impl Known {
-    fn new(predecessor: Option<&Config>) -> Self {
-        let buckets = predecessor.into_iter().flat_map(|config| &config.buckets);
-        let identities = buckets.clone().filter_map(|bucket| {
-            let identity = bucket.signer.identity();
-            Some((identity.source()?.clone(), identity.clone()))
-        });
-        Self {
-            identities: identities.collect(),
-            buckets: buckets
-                .filter_map(|bucket| Some((bucket.origin.as_ref()?.section, bucket.clone())))
-                .collect(),
-            verifier: predecessor.and_then(|config| config.verifier.clone()),
-            jwks: predecessor.map(|config| config.jwks.clone()).unwrap_or_default(),
-        }
-    }
-
-    /// The bucket that a section would become.
-    fn bucket(&self, section: u64, jwt: u64, references: &mut References<'_>) -> Option<&Arc<Bucket>> {
-        let bucket = self.buckets.get(&section)?;
-        let origin = bucket.origin.as_ref()?;
-        let is_same = origin.jwt == jwt && origin.became == hash_of(&origin.references, references)?;
-        is_same.then_some(bucket)
-    }
-}
-
-/// A hash of what texts become when references are filled in; `None` where one of them cannot be.
-fn hash_of(texts: &[String], references: &mut References<'_>) -> Option<u64> {
-    let became: Result<Vec<String>, _> = texts.iter().map(|text| references.resolve(text, true)).collect();
-    Some(KEY.hash_one(became.ok()?))
-}
-
-/// An item of the list of buckets: first as a tree, then as typed.
-enum Section<T> {
-    InService(Arc<Bucket>),
-    Written { section: T, origin: Option<Origin> },
-}
-
-/// The YAML tag of a text that references were filled into: what it was written as, and the
-/// fingerprint of what it became. The environment and the files of a process are full of secrets, so
-/// what came from there is never shown.
-const REFERENCE: &str = "reference";
-const WRITTEN: &str = "written";
-const BECAME: &str = "became";
-
-/// Hides what references were filled in with, in the tree of what stands at `base`.
-fn conceal(tree: &mut Value, base: &Place, written: &BTreeMap<Place, String>) {
-    for (place, text) in within(written, base) {
-        let steps = place.steps().get(base.steps().len()..).unwrap_or_default();
-        // A secret hides itself.
-        if let Some(value @ (Value::String(_) | Value::Number(_) | Value::Bool(_))) = decode::at(tree, steps)
-        {
-            let became = Secret::new(serde_yaml::to_string(value).unwrap_or_default());
-            let mut both = Mapping::new();
-            both.insert(WRITTEN.into(), text.as_str().into());
-            both.insert(BECAME.into(), serde_yaml::to_value(became).unwrap_or_default());
-            *value = Value::Tagged(Box::new(TaggedValue { tag: Tag::new(REFERENCE), value: both.into() }));
-        }
-    }
-}
-
-/// Whether a secret is written out at or below a place. The id of a key pair is none without the key.
-fn holds_secret(tree: &Value, position: &Position<'_>, written: &BTreeMap<Place, String>) -> bool {
-    match tree {
-        Value::Tagged(tagged) => tagged.tag == TAG && !written.contains_key(&position.place()),
-        Value::Sequence(items) => (items.iter().enumerate())
-            .any(|(index, item)| holds_secret(item, &Position::Index(position, index), written)),
-        Value::Mapping(entries) => entries.iter().any(|(key, entry)| {
-            let key = key.as_str().unwrap_or_default();
-            key != "access_key" && holds_secret(entry, &Position::Key(position, key), written)
-        }),
-        _ => false,
-    }
-}
-
-/// Replaces every secret by what stands for it.
-fn redacted(value: &Value) -> Value {
-    match value {
-        Value::Tagged(tagged) if tagged.tag == TAG => Value::String(REDACTED.to_owned()),
-        Value::Tagged(tagged) if tagged.tag == REFERENCE => {
-            tagged.value.get(WRITTEN).cloned().unwrap_or_default()
-        }
-        Value::Sequence(items) => Value::Sequence(items.iter().map(redacted).collect()),
-        Value::Mapping(entries) => {
-            Value::Mapping(entries.iter().map(|(key, value)| (key.clone(), redacted(value))).collect())
-        }
-        other => other.clone(),
-    }
-}
-
 /// Where a configuration comes from.
 #[derive(Debug, Clone)]
 pub enum Source {
@@ -455,7 +330,7 @@ fn parse(
     let known = Known::new(predecessor);
     let document = stages.time("parse", || {
         fault::point("parse");
-        document::read(text, |hash| known.buckets.contains_key(&hash), &mut problems)
+        document::read(text, |hash| known.knows(hash), &mut problems)
     })?;
     if document.tree.is_null() {
         return Err(Problems::one(
@@ -466,7 +341,7 @@ fn parse(
     }
     let Filled { tree, jwt, buckets } = stages.time("references", || {
         fault::point("references");
-        fill(document, &known, references, &mut problems)
+        known::fill(document, &known, references, &mut problems)
     });
     let valid = stages.time("validate", || {
         fault::point("validate");
@@ -477,48 +352,6 @@ fn parse(
         Some(valid) if problems.is_empty() => Ok(valid),
         _ => Err(problems.located_in(text)),
     }
-}
-
-/// A file with its references filled in.
-struct Filled {
-    tree: Value,
-    /// A hash of the `jwt` block.
-    jwt: u64,
-    buckets: Vec<Section<Value>>,
-}
-
-/// Fills in references and finds out which buckets are in service already.
-fn fill(
-    document: Document<'_>,
-    known: &Known,
-    references: &mut References<'_>,
-    problems: &mut Problems,
-) -> Filled {
-    let Document { mut tree, items } = document;
-    references.fill(&mut tree, &Position::Root, problems);
-    let jwt = Place::root().key("jwt");
-    let jwt = KEY.hash_one((tree.get("jwt"), within(&references.written, &jwt).collect::<Vec<_>>()));
-    let list = Position::Key(&Position::Root, "buckets");
-    let mut section = |(index, item)| {
-        let (Item::Known { hash, .. } | Item::Read { hash, .. }) = item;
-        if let Some(bucket) = known.bucket(hash, jwt, references) {
-            return Section::InService(bucket.clone());
-        }
-        let mut section = match item {
-            // It was an item before.
-            Item::Known { text, .. } => document::item(text).unwrap_or_default(),
-            Item::Read { value, .. } => value,
-        };
-        let position = Position::Index(&list, index);
-        references.fill(&mut section, &position, problems);
-        let texts: Vec<String> =
-            within(&references.written, &position.place()).map(|(_, text)| text.clone()).collect();
-        let became = hash_of(&texts, references);
-        let origin = became.map(|became| Origin { section: hash, references: texts, became, jwt });
-        Section::Written { section, origin }
-    };
-    let buckets = items.into_iter().enumerate().map(&mut section).collect();
-    Filled { tree, jwt, buckets }
 }
 
 fn read_sections(

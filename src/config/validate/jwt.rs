@@ -9,8 +9,9 @@ use crate::auth::Rule;
 use crate::auth::claims::{Condition, InvalidCondition};
 use crate::auth::token::Source;
 use crate::auth::verifier::Verifier;
+use crate::config::known::Known;
 use crate::config::problem::Place;
-use crate::config::{Jwks, Known, MintingKey, file};
+use crate::config::{Jwks, MintingKey, file};
 
 /// The `jwt` block, understood.
 #[derive(Default)]

@@ -16,8 +16,10 @@ use super::jwt::Jwt;
 use crate::auth::key_set;
 use crate::auth::keys::{Algorithm, InvalidKey, Key};
 use crate::auth::verifier::{ConfiguredKey, Expectations, PublishedKeys, Verifier};
+use crate::config::document::KEY;
+use crate::config::known::Known;
 use crate::config::problem::Place;
-use crate::config::{Jwks, KEY, Known, MintingKey, Trust, Url, file};
+use crate::config::{Jwks, MintingKey, Trust, Url, file};
 use crate::secret::Secret;
 
 /// A key as it is written, in the block itself or in its list.

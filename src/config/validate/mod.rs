@@ -13,12 +13,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::file::{self, File};
+use super::known::{Known, Section};
 use super::permissions::Permissions;
 use super::problem::{Place, Problems};
+use super::redaction::{conceal, holds_secret};
 use super::reference::{Position, References};
-use super::{
-    Bucket, Config, Known, Minting, Notify, Operators, Reload, Section, Server, Watch, conceal, holds_secret,
-};
+use super::{Bucket, Config, Minting, Notify, Operators, Reload, Server, Watch};
 use crate::auth::Rule;
 use crate::auth::claims::Condition;
 use crate::auth::networks::Network;

@@ -1,0 +1,130 @@
+//! What is in service already, and which buckets of a new file it is.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::BuildHasher;
+use std::sync::Arc;
+
+use serde_yaml::Value;
+
+use super::document::{self, Document, Item, KEY};
+use super::problem::{Place, Problems};
+use super::reference::{Position, References};
+use super::{Bucket, Config, Jwks};
+use crate::auth::verifier::Verifier;
+use crate::s3::identity::{self, Identity};
+
+/// The references at and below a place.
+pub fn within<'w>(
+    written: &'w BTreeMap<Place, String>,
+    base: &Place,
+) -> impl Iterator<Item = (&'w Place, &'w String)> {
+    written.range(base..).take_while(|(place, _)| place.steps().starts_with(base.steps()))
+}
+
+/// What a bucket was made from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// A hash of its section as written.
+    section: u64,
+    /// The texts in it that hold references, and a hash of what they became.
+    references: Vec<String>,
+    became: u64,
+    /// A hash of the `jwt` block, whose keys are a part of its rule.
+    jwt: u64,
+}
+
+/// What is in service already. It is taken over as it is, so that what hangs on it, like a signing key or
+/// the keys of an issuer, lives on, and a reload costs what it changes.
+pub struct Known {
+    /// By the hashes of their sections.
+    buckets: HashMap<u64, Arc<Bucket>>,
+    pub verifier: Option<(u64, Arc<Verifier>)>,
+    pub jwks: Vec<Arc<Jwks>>,
+    /// Also those of buckets that changed otherwise: what was fetched stays.
+    pub identities: HashMap<identity::Source, Arc<Identity>>,
+}
+
+impl Known {
+    pub fn new(predecessor: Option<&Config>) -> Self {
+        let buckets = predecessor.into_iter().flat_map(|config| &config.buckets);
+        let identities = buckets.clone().filter_map(|bucket| {
+            let identity = bucket.signer.identity();
+            Some((identity.source()?.clone(), identity.clone()))
+        });
+        Self {
+            identities: identities.collect(),
+            buckets: buckets
+                .filter_map(|bucket| Some((bucket.origin.as_ref()?.section, bucket.clone())))
+                .collect(),
+            verifier: predecessor.and_then(|config| config.verifier.clone()),
+            jwks: predecessor.map(|config| config.jwks.clone()).unwrap_or_default(),
+        }
+    }
+
+    /// Whether there may be a bucket for a section.
+    pub fn knows(&self, section: u64) -> bool {
+        self.buckets.contains_key(&section)
+    }
+
+    /// The bucket that a section would become.
+    fn bucket(&self, section: u64, jwt: u64, references: &mut References<'_>) -> Option<&Arc<Bucket>> {
+        let bucket = self.buckets.get(&section)?;
+        let origin = bucket.origin.as_ref()?;
+        let is_same = origin.jwt == jwt && origin.became == hash_of(&origin.references, references)?;
+        is_same.then_some(bucket)
+    }
+}
+
+/// A hash of what texts become when references are filled in; `None` where one of them cannot be.
+fn hash_of(texts: &[String], references: &mut References<'_>) -> Option<u64> {
+    let became: Result<Vec<String>, _> = texts.iter().map(|text| references.resolve(text, true)).collect();
+    Some(KEY.hash_one(became.ok()?))
+}
+
+/// An item of the list of buckets: first as a tree, then as typed.
+pub enum Section<T> {
+    InService(Arc<Bucket>),
+    Written { section: T, origin: Option<Origin> },
+}
+
+/// A file with its references filled in.
+pub struct Filled {
+    pub tree: Value,
+    /// A hash of the `jwt` block.
+    pub jwt: u64,
+    pub buckets: Vec<Section<Value>>,
+}
+
+/// Fills in references and finds out which buckets are in service already.
+pub fn fill(
+    document: Document<'_>,
+    known: &Known,
+    references: &mut References<'_>,
+    problems: &mut Problems,
+) -> Filled {
+    let Document { mut tree, items } = document;
+    references.fill(&mut tree, &Position::Root, problems);
+    let jwt = Place::root().key("jwt");
+    let jwt = KEY.hash_one((tree.get("jwt"), within(&references.written, &jwt).collect::<Vec<_>>()));
+    let list = Position::Key(&Position::Root, "buckets");
+    let mut section = |(index, item)| {
+        let (Item::Known { hash, .. } | Item::Read { hash, .. }) = item;
+        if let Some(bucket) = known.bucket(hash, jwt, references) {
+            return Section::InService(bucket.clone());
+        }
+        let mut section = match item {
+            // It was an item before.
+            Item::Known { text, .. } => document::item(text).unwrap_or_default(),
+            Item::Read { value, .. } => value,
+        };
+        let position = Position::Index(&list, index);
+        references.fill(&mut section, &position, problems);
+        let texts: Vec<String> =
+            within(&references.written, &position.place()).map(|(_, text)| text.clone()).collect();
+        let became = hash_of(&texts, references);
+        let origin = became.map(|became| Origin { section: hash, references: texts, became, jwt });
+        Section::Written { section, origin }
+    };
+    let buckets = items.into_iter().enumerate().map(&mut section).collect();
+    Filled { tree, jwt, buckets }
+}
