@@ -23,8 +23,8 @@ use thiserror::Error;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
+use super::peer;
 use super::resolver::Resolver;
-use super::upstream::peer_at;
 use crate::config::External;
 
 /// A longer answer is none.
@@ -154,7 +154,7 @@ impl Services {
         // None may use up the time of those that follow.
         let share = external.timeout / addresses.len().max(1) as u32;
         for address in addresses {
-            let mut peer = peer_at(&external.endpoint, address);
+            let mut peer = peer::at(&external.endpoint, address);
             peer.options.total_connection_timeout = Some(share);
             while let Ok((session, is_reused)) = self.connector.get_http_session(&peer).await {
                 match self.exchange(session, &peer, external, question).await {

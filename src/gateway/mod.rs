@@ -10,6 +10,7 @@ pub mod external;
 pub mod issuers;
 mod operators;
 mod rejection;
+pub mod peer;
 pub mod resolver;
 pub mod upstream;
 
@@ -47,9 +48,9 @@ use answering::{WRITE, keep_only, reject, replace, request_id, stamp, write};
 use context::{Context, Replacement, Upstream};
 use external::Services;
 use issuers::Issuers;
+use peer::Authorities;
 use rejection::{METHODS, Rejection, UpstreamError};
 use resolver::Resolver;
-use upstream::Authorities;
 
 /// How long a client may take to finish a request body that nobody wants, before its connection is
 /// given up instead of reused.
@@ -173,7 +174,7 @@ impl ProxyHttp for Gateway {
             self.upstream_failed(ctx, UpstreamError::Resolve);
             return Err(Error::new_up(ErrorType::ConnectError));
         };
-        Ok(Box::new(upstream::peer(&bucket, *address, remaining, &self.authorities)))
+        Ok(Box::new(peer::of_store(&bucket, *address, remaining, &self.authorities)))
     }
 
     fn fail_to_connect(
