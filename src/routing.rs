@@ -23,6 +23,8 @@ pub enum InvalidPath {
     Nul,
     #[error("the decoded path holds a `.` or `..` segment")]
     DotSegment,
+    #[error("the key holds an empty segment, and who may read depends on the key")]
+    EmptySegment,
 }
 
 /// Decodes the path of a request target (RFC 3986, section 2.1), exactly once.

@@ -74,6 +74,11 @@ impl Policy {
 }
 
 impl Readers {
+    /// Whether it depends on the key who may read.
+    pub fn depend_on_key(&self) -> bool {
+        matches!(self, Self::ByPath(_))
+    }
+
     /// The rule for an object, and the pattern that it stands beside.
     fn deciding(&self, request: &Request<'_>) -> Result<(&Rule, Option<&Pattern>), Denied> {
         match self {

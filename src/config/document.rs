@@ -99,12 +99,15 @@ fn hash_of(value: &Value) -> u64 {
 }
 
 fn read_apart(text: &str, is_known: impl Fn(u64) -> bool) -> Option<Document<'_>> {
-    let (frame, texts) = split(text)?;
-    let tree = merged(&frame)?;
-    // The list may have been inside of a text that only looks like YAML.
-    if !tree.get("buckets")?.as_sequence()?.is_empty() {
+    let mark = format!("{:x}", KEY.hash_one("an item"));
+    let (frame, texts) = split(text, &mark)?;
+    let mut tree = merged(&frame)?;
+    // What was found may only look like the list: in a text, in a comment, under another key.
+    let list = tree.get_mut("buckets")?.as_sequence_mut()?;
+    if !matches!(list.as_slice(), [Value::String(only)] if *only == mark) {
         return None;
     }
+    list.clear();
     let items = texts.into_iter().map(|text| {
         let hash = KEY.hash_one(text);
         Some(if is_known(hash) {
@@ -125,11 +128,13 @@ fn merged(text: &str) -> Option<Value> {
     Some(tree)
 }
 
-/// What surrounds the list of buckets, with an empty list in its place, and the texts of its items.
-/// `None` where the list is not in block style or an alias may lead from one part into another.
-fn split(text: &str) -> Option<(String, Vec<&str>)> {
+/// What surrounds the items of the list of buckets, with `mark` as the only item, and their texts. `None`
+/// where the list is not in block style, where an alias or a directive may lead from one part into
+/// another, or where lines end as only YAML ends them.
+fn split<'t>(text: &'t str, mark: &str) -> Option<(String, Vec<&'t str>)> {
     const KEY: &str = "buckets:";
-    if text.contains('&') && text.contains('*') {
+    let is_tied = text.contains('&') && text.contains('*') || text.starts_with('%') || text.contains("\n%");
+    if is_tied || has_other_line_ends(text) {
         return None;
     }
     let start = if text.starts_with(KEY) { 0 } else { text.find(&format!("\n{KEY}"))? + 1 };
@@ -168,17 +173,22 @@ fn split(text: &str) -> Option<(String, Vec<&str>)> {
         }
         position += line.len();
     }
-    if starts.is_empty() {
-        return None;
-    }
+    let before = list.get(..*starts.first()?)?;
     let ends = starts.iter().skip(1).copied().chain([end]);
     let items = starts.iter().zip(ends).map(|(start, end)| list.get(*start..end)).collect::<Option<_>>()?;
-    Some((format!("{head}{KEY} []\n{}", list.get(end..)?), items))
+    let depth = indentation.unwrap_or_default();
+    Some((format!("{head}{first}\n{before}{:depth$}- \"{mark}\"\n{}", "", list.get(end..)?), items))
+}
+
+/// Whether lines end otherwise than with a line feed, which may follow a carriage return.
+fn has_other_line_ends(text: &str) -> bool {
+    text.contains(['\u{85}', '\u{2028}', '\u{2029}'])
+        || (text.contains('\r') && text.split('\r').skip(1).any(|after| !after.starts_with('\n')))
 }
 
 /// Whether a line holds nothing but perhaps a comment.
 fn is_blank(line: &str) -> bool {
-    let content = line.trim();
+    let content = line.trim_matches([' ', '\t', '\r', '\n']);
     content.is_empty() || content.starts_with('#')
 }
 
@@ -250,6 +260,13 @@ mod tests {
             "buckets:\n  - a: 1\r  - b: 2\n",
             "buckets:\n  - a: 1\n---\nb: 2\n",
             "buckets:\n  - a: 1\nbuckets:\n  - a: 1\n",
+            "buckets: # ours\r  - { name: private }\n  - { name: other }\n",
+            "buckets: # ours\u{2028}  - a: 1\n  - b: 2\n",
+            "buckets:#x\n  - a: 1\n",
+            "buckets:\u{a0}\n  - a: 1\n",
+            "x: \"\nbuckets:\n - name: a\n\"\n\"buckets\": []\n",
+            "{ x: 1,\nbuckets:\n - a: 1\n}",
+            "%TAG ! tag:example.org,2026:\n---\nbuckets:\n  - a: !x 1\n",
         ] {
             assert_eq!(agreed(text), None, "{text}");
         }
@@ -282,10 +299,12 @@ mod tests {
                     "x: 3", "y: \"", "\"", "  - \"a", "    b\"", "  - [a,", "  b]", "", "# c", "  # - c", "    ? k",
                     "---", "...", "  - !t a", "  - &n a", "z: &n b", "w: *n", "  - >-", "   text", "  -", "  - 'a",
                     "    it''s'", "\t- t", "  - k: v # c", "    <<: { m: 1 }", "  - {", "  }", "- - a", "%YAML 1.1",
+                    "\"buckets\": []", "{ q: 1,", "}", "buckets:#x", "buckets:\u{a0}", "buckets: # c\r  - z: 1",
+                    "? buckets", ": []", "\t# c", "buckets: !t", "buckets: &a",
                 ]),
                 0..12,
             ),
-            ending in prop::sample::select(vec!["\n", "\r\n", "\n", "\u{2028}"]),
+            ending in prop::sample::select(vec!["\n", "\r\n", "\n", "\u{2028}", "\r"]),
             starts_well: bool,
         ) {
             let text = lines.join(ending);

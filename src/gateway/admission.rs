@@ -17,7 +17,7 @@ use crate::auth::links::Object;
 use crate::auth::{Principal, policy};
 use crate::config::{Bucket, External};
 use crate::generation::Generation;
-use crate::routing;
+use crate::routing::{self, InvalidPath};
 use crate::s3::key::{ObjectKey, encode_query_value};
 use crate::s3::sigv4::Signatory;
 
@@ -165,6 +165,11 @@ fn read(
     // No store can have it; it takes long to compare, and it grows threefold when it is encoded.
     if key.len() > MAX_KEY_BYTES {
         return Err(Rejection::LongKey);
+    }
+    // Some stores merge slashes, and would serve what a rule for another key is about.
+    let depends_on_key = bucket.policy.readers.depend_on_key() || bucket.external.is_some();
+    if depends_on_key && (key.starts_with('/') || key.contains("//")) {
+        return Err(Rejection::Path(InvalidPath::EmptySegment));
     }
     let asked = policy::Request {
         method: &request.method,

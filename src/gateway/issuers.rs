@@ -7,6 +7,7 @@
 //! that of `auth`.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
@@ -81,6 +82,8 @@ enum Failure {
     Invalid(#[from] InvalidSet),
     #[error("the document is larger than {MAX_DOCUMENT_BYTES} bytes or breaks off")]
     Body,
+    #[error("a panic while the document was read; the document and this line are worth a report")]
+    Panic,
 }
 
 impl Failure {
@@ -89,7 +92,7 @@ impl Failure {
         match self {
             Self::Unreachable(_) => "unreachable",
             Self::Status(_) => "status",
-            Self::Invalid(_) | Self::Body => "invalid",
+            Self::Invalid(_) | Self::Body | Self::Panic => "invalid",
         }
     }
 }
@@ -185,10 +188,12 @@ impl Issuers {
         let (url, roots) = (jwks.url.clone(), jwks.trust.roots.clone());
         self.runtime.spawn_blocking(move || {
             let had_failed = fetching.ended.borrow().is_some_and(|ended| ended.failed);
-            let outcome = get(url.as_str(), &roots).and_then(|(document, max_age)| {
-                let skipped = set.learn(&document, SystemTime::now())?;
-                Ok((skipped, max_age))
-            });
+            // A defect of a library must not end what waits for the next fetch.
+            let outcome = catch_unwind(AssertUnwindSafe(|| {
+                let (document, max_age) = get(url.as_str(), &roots)?;
+                Ok((set.learn(&document, SystemTime::now())?, max_age))
+            }));
+            let outcome = outcome.unwrap_or(Err(Failure::Panic));
             let label = outcome.as_ref().map_or_else(Failure::outcome, |_| "ok");
             metrics.jwks_fetches.with_label_values(&[label]).inc();
             let (max_age, failed) = match outcome {

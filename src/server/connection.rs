@@ -9,7 +9,7 @@ use std::fmt;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use async_trait::async_trait;
 use bytes::{Buf, BytesMut};
@@ -45,6 +45,13 @@ impl Connection {
         }
         self.held = BytesMut::new();
         Poll::Ready(Ok(()))
+    }
+}
+
+/// Where a store fails in the middle, the client gets what there was, as far as it goes without waiting.
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let _ = self.send_held(&mut Context::from_waker(Waker::noop()));
     }
 }
 

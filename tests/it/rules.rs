@@ -67,6 +67,30 @@ async fn each_part_of_a_bucket_has_readers_of_its_own() {
 }
 
 #[tokio::test]
+async fn slashes_that_a_store_merges_lead_past_no_rule() {
+    let rules = r#"auth: { rules: [{ path: "**", allow: public }, { path: "secret/**", deny: true }] }"#;
+    let stack = stack(&["open/a", "secret/a"], "", rules).await;
+    for (target, status) in [
+        ("open/a", 200),
+        ("secret/a", 403),
+        ("/secret/a", 400),
+        ("%2Fsecret/a", 400),
+        ("secret//a", 400),
+        ("open//a", 400),
+    ] {
+        let mut raw = Raw::connect(stack.proxy.address).await;
+        let answer = raw.ask("GET", &format!("/files/{target}"), &[]).await;
+        assert_eq!(answer.status, status, "{target}");
+    }
+    assert_eq!(stack.store.received().len(), 1);
+    // Where every key has the same readers, each is one that a store may have.
+    let store = &stack.store;
+    stack.proxy.write_config(&format!("buckets:\n{}", bucket("files", "/files", store, PUBLIC)));
+    stack.proxy.hangup().await;
+    assert_ne!(stack.proxy.get("/files/open//a").await.status(), 400);
+}
+
+#[tokio::test]
 async fn everybody_reads_a_folder_of_their_own_however_it_is_written() {
     let rules = r#"auth: { rules: [{ path: "users/${claim.sub}/**" }] }"#;
     let keys = ["users/ann/a", "users/bob/a", "users/a b/a", "users/ann%2Fx/a", "users/a"];
@@ -83,10 +107,10 @@ async fn everybody_reads_a_folder_of_their_own_however_it_is_written() {
         ("ann", "users/ann/%2e%2e/bob/a", 400),
         ("ann", "users/ann%2F..%2Fbob/a", 400),
         ("ann", "users/ann/%00", 400),
-        ("ann", "users//a", 403),
+        ("ann", "users//a", 400),
         ("ann", "users/ann%252Fx/a", 403),
         ("..", "users/../a", 400),
-        ("", "users//a", 403),
+        ("", "users//a", 400),
         ("ann/x", "users/ann/x", 403),
         ("*", "users/bob/a", 403),
     ] {

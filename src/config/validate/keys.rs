@@ -277,23 +277,24 @@ impl Validator<'_, '_> {
     /// Whoever could change the document on its way could make tokens.
     fn key_url(&mut self, text: &str, place: &Place) -> Option<Url> {
         let uri: Option<Uri> = text.parse().ok();
-        let host = uri.as_ref().and_then(Uri::host).filter(|host| !host.is_empty());
-        let scheme = uri.as_ref().and_then(Uri::scheme_str);
+        let (url, uri) = (Url::new(text), uri.as_ref());
+        let host = uri.and_then(Uri::host).filter(|host| !host.is_empty());
+        let scheme = uri.and_then(Uri::scheme_str);
         let (Some(host), Some("http" | "https")) = (host, scheme) else {
-            self.refuse(place, text, "is not a URL; write it as `https://issuer.example/keys`");
+            self.refuse(place, &url.to_string(), "is not a URL; write it as `https://issuer.example/keys`");
             return None;
         };
-        if uri.as_ref().and_then(Uri::authority).is_some_and(|authority| authority.as_str().contains('@')) {
+        if uri.and_then(Uri::authority).is_some_and(|authority| authority.as_str().contains('@')) {
             self.problems.push(place.clone(), "holds a user or a password; leave them out");
             return None;
         }
         if scheme == Some("http") && !is_loopback(host) {
             let why =
                 "is not https, so that whoever is on the way could replace the keys; use https, or a `file`";
-            self.refuse(place, text, why);
+            self.refuse(place, &url.to_string(), why);
             return None;
         }
-        Some(Url::new(text))
+        Some(url)
     }
 }
 
