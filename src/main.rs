@@ -66,6 +66,10 @@ fn main() -> ExitCode {
 }
 
 fn run(path: PathBuf, resume: Option<&Path>, upgrade: bool, signals: Caught) -> Result<()> {
+    // Requests need little memory and a reload needs much for a moment, where the kernel would clear
+    // 2 MiB for each few KiB.
+    #[cfg(target_os = "linux")]
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     let mut loaded = config::load_from(Source::File(path.clone()), None, &mut Stages::default());
     let log = logging::init();
     if let Err(problems) = &loaded.outcome

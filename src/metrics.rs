@@ -4,8 +4,8 @@
 //! program, status codes. `prometheus` 0.14 tells children apart by a hash over the concatenated
 //! values, so no value of a last label may be the end of another one; a test holds us to it.
 
-use std::collections::BTreeSet;
-use std::sync::{Mutex, PoisonError};
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus::proto::MetricFamily;
@@ -43,7 +43,7 @@ pub struct Metrics {
     generations_alive: IntGauge,
     oldest_generation_age: Gauge,
     /// The buckets in service; the series of others are shown once more.
-    buckets: Mutex<BTreeSet<String>>,
+    buckets: Mutex<HashSet<Arc<str>>>,
 }
 
 impl Metrics {
@@ -184,9 +184,13 @@ impl Metrics {
     }
 
     /// A generation with these buckets went into service, at the start of the process or by a reload.
-    pub fn published(&self, generation: u64, pending_restart: usize, buckets: Vec<String>) {
-        let mut known: BTreeSet<String> = buckets.into_iter().collect();
-        known.insert(NO_BUCKET.to_owned());
+    pub fn published(
+        &self,
+        generation: u64,
+        pending_restart: usize,
+        buckets: impl Iterator<Item = Arc<str>>,
+    ) {
+        let known = buckets.chain([NO_BUCKET.into()]).collect();
         *self.buckets.lock().unwrap_or_else(PoisonError::into_inner) = known;
         self.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
         self.pending_restart.set(i64::try_from(pending_restart).unwrap_or(i64::MAX));

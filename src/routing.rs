@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 
 use percent_encoding::percent_decode_str;
 use thiserror::Error;
@@ -77,7 +78,7 @@ const RESERVED: [&str; 6] = ["admin", "metrics", "health", "healthz", "ready", "
 
 /// An absolute prefix of whole segments, without a trailing slash; `/` alone is the empty prefix.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Prefix(String);
+pub struct Prefix(Arc<str>);
 
 impl Prefix {
     pub fn parse(text: &str) -> Result<Self, InvalidPrefix> {
@@ -86,7 +87,7 @@ impl Prefix {
         };
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         if rest.is_empty() {
-            return if text.len() > 1 { Err(InvalidPrefix::EmptySegment) } else { Ok(Self(String::new())) };
+            return if text.len() > 1 { Err(InvalidPrefix::EmptySegment) } else { Ok(Self(Arc::default())) };
         }
         let allowed = |c: char| c.is_alphanumeric() || "-._~/".contains(c);
         if let Some(c) = rest.chars().find(|c| !allowed(*c)) {
@@ -102,7 +103,7 @@ impl Prefix {
         if rest.split('/').next().is_some_and(|first| RESERVED.contains(&first)) {
             return Err(InvalidPrefix::Reserved);
         }
-        Ok(Self(format!("/{rest}")))
+        Ok(Self(format!("/{rest}").into()))
     }
 }
 

@@ -118,7 +118,7 @@ fn compare_buckets<'b>(old: &'b [Arc<Bucket>], new: &'b [Arc<Bucket>], changes: 
         new.iter().map(Arc::as_ptr).filter(|bucket| shared.contains(bucket)).collect();
     let named = |buckets: &'b [Arc<Bucket>]| -> BTreeMap<&'b str, &'b Bucket> {
         let differing = buckets.iter().filter(|bucket| !shared.contains(&Arc::as_ptr(bucket)));
-        differing.map(|bucket| (bucket.name.as_str(), &**bucket)).collect()
+        differing.map(|bucket| (&*bucket.name, &**bucket)).collect()
     };
     let path = |name: &&str| format!("buckets[{name}]");
     join(&named(old), &named(new), path, changes, |path, old, new, changes| {

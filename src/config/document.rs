@@ -108,15 +108,16 @@ fn read_apart(text: &str, is_known: impl Fn(u64) -> bool) -> Option<Document<'_>
         return None;
     }
     list.clear();
-    let items = texts.into_iter().map(|text| {
+    let mut items = Vec::with_capacity(texts.len());
+    for text in texts {
         let hash = KEY.hash_one(text);
-        Some(if is_known(hash) {
+        items.push(if is_known(hash) {
             Item::Known { text, hash }
         } else {
             Item::Read { value: item(text)?, hash }
-        })
-    });
-    Some(Document { tree, items: items.collect::<Option<_>>()? })
+        });
+    }
+    Some(Document { tree, items })
 }
 
 fn merged(text: &str) -> Option<Value> {

@@ -51,11 +51,13 @@ impl Known {
             let identity = bucket.signer.identity();
             Some((identity.source()?.clone(), identity.clone()))
         });
+        // With room from the beginning, as every list here that is as long as the file's.
+        let mut by_section = HashMap::with_capacity(predecessor.map_or(0, |config| config.buckets.len()));
+        by_section
+            .extend(buckets.filter_map(|bucket| Some((bucket.origin.as_ref()?.section, bucket.clone()))));
         Self {
             identities: identities.collect(),
-            buckets: buckets
-                .filter_map(|bucket| Some((bucket.origin.as_ref()?.section, bucket.clone())))
-                .collect(),
+            buckets: by_section,
             verifier: predecessor.and_then(|config| config.verifier.clone()),
             jwks: predecessor.map(|config| config.jwks.clone()).unwrap_or_default(),
         }
@@ -84,7 +86,13 @@ fn hash_of(texts: &[String], references: &mut References<'_>) -> Option<u64> {
 /// An item of the list of buckets: first as a tree, then as typed.
 pub enum Section<T> {
     InService(Arc<Bucket>),
-    Written { section: T, origin: Option<Origin> },
+    /// Boxed: most items of a long list are in service, and should not take the room of what is not.
+    Written(Box<Written<T>>),
+}
+
+pub struct Written<T> {
+    pub section: T,
+    pub origin: Option<Origin>,
 }
 
 /// A file with its references filled in.
@@ -123,7 +131,7 @@ pub fn fill(
             within(&references.written, &position.place()).map(|(_, text)| text.clone()).collect();
         let became = hash_of(&texts, references);
         let origin = became.map(|became| Origin { section: hash, references: texts, became, jwt });
-        Section::Written { section, origin }
+        Section::Written(Box::new(Written { section, origin }))
     };
     let buckets = items.into_iter().enumerate().map(&mut section).collect();
     Filled { tree, jwt, buckets }

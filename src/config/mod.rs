@@ -37,7 +37,7 @@ use crate::routing::{Prefix, RouteTable};
 use crate::s3::sigv4::Signer;
 use crate::s3::{self, Endpoint};
 use crate::secret::Secret;
-use known::{Filled, Known, Origin, Section};
+use known::{Filled, Known, Origin, Section, Written};
 use problem::{Place, Problems};
 use redaction::redacted;
 use reference::References;
@@ -169,7 +169,7 @@ impl fmt::Debug for Url {
 #[derive(Debug)]
 pub struct Bucket {
     /// The operator's name for it; the label of its metrics.
-    pub name: String,
+    pub name: Arc<str>,
     pub prefix: Prefix,
     pub policy: Policy,
     /// Who is asked about every request that the policy allows.
@@ -375,10 +375,11 @@ fn read_sections(
     };
     let mut typed = |(index, bucket)| match bucket {
         Section::InService(bucket) => Section::InService(bucket),
-        Section::Written { section, origin } => Section::Written {
-            section: decode::section(section, &list.index(index), written, problems),
-            origin,
-        },
+        Section::Written(tree) => {
+            let Written { section, origin } = *tree;
+            let section = decode::section(section, &list.index(index), written, problems);
+            Section::Written(Box::new(Written { section, origin }))
+        }
     };
     let buckets = buckets.into_iter().enumerate().map(&mut typed).collect();
     (file, buckets)

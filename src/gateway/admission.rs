@@ -82,7 +82,7 @@ impl Question {
         // in it.
         let input = json!({
             "method": request.method.as_str(),
-            "bucket": admission.bucket.name,
+            "bucket": *admission.bucket.name,
             "key": request.key,
             "query": admission.query,
             "claims": *principal.claims,

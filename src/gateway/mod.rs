@@ -323,7 +323,7 @@ impl ProxyHttp for Gateway {
         Access {
             request_id: &ctx.request_id,
             generation: ctx.generation.number,
-            bucket: ctx.bucket.as_ref().map(|bucket| bucket.name.as_str()),
+            bucket: ctx.bucket.as_ref().map(|bucket| &*bucket.name),
             method: &request.method,
             path: request.uri.path(),
             client: Client::of(ctx.address, ctx.user),

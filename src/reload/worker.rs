@@ -22,7 +22,7 @@ use crate::generation::Live;
 use crate::metrics::Metrics;
 
 /// How much a reload stands back behind requests (`nice(2)`).
-const PREPARE_NICE: i32 = 10;
+const RELOAD_NICE: i32 = 10;
 
 pub struct Worker {
     pub path: PathBuf,
@@ -37,6 +37,9 @@ pub struct Worker {
 
 impl Worker {
     pub fn run(&self, queue: &mpsc::Receiver<Request>) {
+        // Requests go first. Of this thread and those that it starts, as Linux has it; where it fails,
+        // nothing is lost.
+        let _ = rustix::process::nice(RELOAD_NICE);
         while let Ok(first) = queue.recv() {
             let mut waiting: VecDeque<Request> = std::iter::once(first).chain(queue.try_iter()).collect();
             while let Some(next) = waiting.pop_front() {
@@ -179,8 +182,6 @@ impl Worker {
         };
         let (done, report) = mpsc::sync_channel(1);
         let spawned = thread::Builder::new().name("reload-prepare".to_owned()).spawn(move || {
-            // Requests go first. Of this thread alone, as Linux has it; where it fails, nothing is lost.
-            let _ = rustix::process::nice(PREPARE_NICE);
             let report = preparation.run(&mut stages);
             // Nobody waits any more when the deadline has passed.
             let _ = done.send(Report { stages, ..report });
@@ -259,6 +260,6 @@ impl Worker {
     }
 }
 
-pub fn names(config: &Config) -> Vec<String> {
-    config.buckets.iter().map(|bucket| bucket.name.clone()).collect()
+pub fn names(config: &Config) -> impl Iterator<Item = Arc<str>> {
+    config.buckets.iter().map(|bucket| bucket.name.clone())
 }

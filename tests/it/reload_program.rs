@@ -128,7 +128,7 @@ fn unchanged_buckets_are_shared_between_generations() {
     program.reload(&CONFIG.replace("/photos", "/images"));
     let second = program.reloader.live().current();
     let bucket = |generation: &yatagarasu::generation::Generation, name: &str| {
-        generation.config.buckets.iter().find(|bucket| bucket.name == name).expect("a bucket").clone()
+        generation.config.buckets.iter().find(|bucket| *bucket.name == *name).expect("a bucket").clone()
     };
     assert!(Arc::ptr_eq(&bucket(&first, "papers"), &bucket(&second, "papers")));
     assert!(!Arc::ptr_eq(&bucket(&first, "photos"), &bucket(&second, "photos")));

@@ -1,6 +1,6 @@
 //! The `buckets` list.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -28,27 +28,27 @@ impl Validator<'_, '_> {
         jwt: Option<&Jwt>,
         known: &Known,
     ) -> Vec<Arc<Bucket>> {
-        let mut valid = Vec::new();
-        let mut prefixes: BTreeMap<Prefix, Vec<(usize, String)>> = BTreeMap::new();
-        let mut names: HashMap<String, usize> = HashMap::new();
+        let mut valid = Vec::with_capacity(buckets.len());
+        let mut prefixes: Vec<(Prefix, usize, Arc<str>)> = Vec::with_capacity(buckets.len());
+        let mut names: HashMap<Arc<str>, usize> = HashMap::with_capacity(buckets.len());
         let mut identities = known.identities.clone();
         for (index, bucket) in buckets.into_iter().enumerate() {
             let place = place.index(index);
             let (mut bucket, origin) = match bucket {
                 Section::InService(bucket) => {
                     self.unique(&bucket.name, &place, &mut names, index);
-                    prefixes.entry(bucket.prefix.clone()).or_default().push((index, bucket.name.clone()));
+                    prefixes.push((bucket.prefix.clone(), index, bucket.name.clone()));
                     valid.push(bucket);
                     continue;
                 }
-                Section::Written { section, origin } => (section, origin),
+                Section::Written(written) => (written.section, written.origin),
             };
             let warned = self.warnings.len();
             let name = self.name(bucket.name.as_ref(), &place, &mut names, index);
             let prefix = self.prefix(bucket.path_prefix.as_ref(), &place.key("path_prefix"));
             if let Some(prefix) = &prefix {
-                let shown = name.clone().unwrap_or_else(|| place.to_string());
-                prefixes.entry(prefix.clone()).or_default().push((index, shown));
+                let shown = name.clone().unwrap_or_else(|| place.to_string().into());
+                prefixes.push((prefix.clone(), index, shown));
             }
             let policy = self.policy(&bucket, &place, name.as_deref(), jwt);
             let external = self.external(bucket.auth.as_ref(), &place.key("auth"));
@@ -92,9 +92,10 @@ impl Validator<'_, '_> {
                 }));
             }
         }
-        for (prefix, holders) in prefixes {
-            if let [_, .., (last, _)] = holders.as_slice() {
-                let names: Vec<&str> = holders.iter().map(|(_, name)| name.as_str()).collect();
+        prefixes.sort();
+        for holders in prefixes.chunk_by(|one, next| one.0 == next.0) {
+            if let [_, .., (prefix, last, _)] = holders {
+                let names: Vec<&str> = holders.iter().map(|(.., name)| &**name).collect();
                 let place = place.index(*last).key("path_prefix");
                 let prefix = match self.references.written.get(&place) {
                     Some(written) => written.clone(),
@@ -113,9 +114,9 @@ impl Validator<'_, '_> {
         &mut self,
         name: Option<&String>,
         bucket: &Place,
-        names: &mut HashMap<String, usize>,
+        names: &mut HashMap<Arc<str>, usize>,
         index: usize,
-    ) -> Option<String> {
+    ) -> Option<Arc<str>> {
         let place = &bucket.key("name");
         let name = self.required(name, place, "name the bucket; logs and metrics use the name")?;
         // Every report would show what it was filled in with.
@@ -130,12 +131,19 @@ impl Validator<'_, '_> {
             self.refuse(place, name, why);
             return None;
         }
-        self.unique(name, bucket, names, index);
-        Some(name.to_owned())
+        let name: Arc<str> = name.into();
+        self.unique(&name, bucket, names, index);
+        Some(name)
     }
 
-    fn unique(&mut self, name: &str, bucket: &Place, names: &mut HashMap<String, usize>, index: usize) {
-        if let Some(first) = names.insert(name.to_owned(), index) {
+    fn unique(
+        &mut self,
+        name: &Arc<str>,
+        bucket: &Place,
+        names: &mut HashMap<Arc<str>, usize>,
+        index: usize,
+    ) {
+        if let Some(first) = names.insert(name.clone(), index) {
             self.refuse(
                 &bucket.key("name"),
                 name,
