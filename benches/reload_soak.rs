@@ -57,10 +57,15 @@ fn resources(proxy: &Proxy) -> Resources {
     Resources { rss_kib: proxy.memory_kib("VmRSS"), descriptors, threads: proxy.memory_kib("Threads") }
 }
 
+/// Longer than every time limit of a request: Pingora keeps each moment at which one would have been over
+/// until it has come, so until then memory grows without any reload.
+const WARM_UP: Duration = Duration::from_secs(90);
+
 async fn soak(reloads: u64) {
     let store = coloured_store().await;
     let proxy = Proxy::start(&coloured(0, &store)).await;
     let traffic = Traffic::start(&proxy, 6);
+    tokio::time::sleep(WARM_UP).await;
     let (mut valid, mut invalid) = (0, 0);
     let mut samples = Vec::new();
     let started = Instant::now();
