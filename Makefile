@@ -31,7 +31,7 @@ lint: setup ## Check format, lints, documentation and, with cargo-deny, dependen
 		echo "cargo-deny is not installed: licenses, bans and sources are not checked"; \
 	fi
 
-soak: setup ## Reload 10,000 times under load and print what it cost; takes about ten minutes
+soak: setup ## Reload 10,000 times under load and print what it cost; takes about eight minutes
 	cargo bench --locked --bench reload_soak
 
 bench: setup ## Time the pure core; BENCH_ARGS=authorize takes what has this in its name
