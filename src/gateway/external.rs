@@ -111,8 +111,9 @@ impl Services {
     /// Has a question about a bucket decided, which is the JSON for the service.
     pub async fn ask(&self, bucket: &str, external: &External, question: &str) -> Result<Decision, Failure> {
         let service = Sha256::digest(external.url.expose()).into();
-        let digest = Sha256::new().chain_update(service).chain_update(question).finalize().into();
-        if let Some((allows, asked)) = self.answers.get(&digest)
+        let digest = (!external.cache.is_zero())
+            .then(|| Sha256::new().chain_update(service).chain_update(question).finalize().into());
+        if let Some((allows, asked)) = digest.and_then(|digest| self.answers.get(&digest))
             && asked.elapsed() < external.cache
         {
             return Ok(Decision { allows, is_remembered: true });
@@ -126,7 +127,7 @@ impl Services {
                 if locked(&breaker).answered() {
                     info!(bucket, "the service for external decisions answers again");
                 }
-                if !external.cache.is_zero() {
+                if let Some(digest) = digest {
                     self.answers.insert(digest, (allows, asked));
                 }
                 Ok(Decision { allows, is_remembered: false })

@@ -9,8 +9,8 @@ mod context;
 pub mod external;
 pub mod issuers;
 mod operators;
-mod rejection;
 pub mod peer;
+mod rejection;
 pub mod resolver;
 pub mod upstream;
 
@@ -139,10 +139,6 @@ impl ProxyHttp for Gateway {
             Err(Rejection::NoRoute.into())
         } else {
             self.admit(&ctx.generation, request, ctx.address).await
-        };
-        let admitted = match admitted {
-            Ok(verdict) => self.decided(verdict).await,
-            Err(refusal) => Err(refusal),
         };
         match admitted {
             Ok(admission) => {
@@ -352,26 +348,23 @@ impl ProxyHttp for Gateway {
 }
 
 impl Gateway {
-    /// Admits, and where a token speaks of an unknown key, looks once more when the keys were fetched.
+    /// Admits. Where a token speaks of an unknown key, looks once more when the keys were fetched; where a
+    /// service is to be asked, waits for what it has to say.
     async fn admit(
         &self,
         generation: &Generation,
         request: &Parts,
         address: Option<IpAddr>,
-    ) -> std::result::Result<Verdict, Refusal> {
-        match admit(generation, request, address, SystemTime::now()) {
+    ) -> std::result::Result<Admission, Refusal> {
+        let verdict = match admit(generation, request, address, SystemTime::now()) {
             Err(Refusal { rejection: Rejection::Denied(Denied::UnknownKey), .. })
                 if self.issuers.ask(&generation.config).await =>
             {
                 admit(generation, request, address, SystemTime::now())
             }
             outcome => outcome,
-        }
-    }
-
-    /// Waits for what a service has to say, where one is to be asked.
-    async fn decided(&self, verdict: Verdict) -> std::result::Result<Admission, Refusal> {
-        match verdict {
+        };
+        match verdict? {
             Verdict::Admitted(admission) => Ok(admission),
             Verdict::Asks(question) => {
                 let bucket = question.bucket();

@@ -10,11 +10,12 @@ use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
+
+use super::store::serve;
 
 /// In the address of every service.
 pub const QUERY_SECRET: &str = "a-planted-secret";
@@ -69,17 +70,7 @@ impl Decider {
                 accepted.fetch_add(1, Ordering::SeqCst);
                 let (asked, replies, tls) = (all_asked.clone(), replies.clone(), tls.clone());
                 let respond = service_fn(move |request| respond(request, asked.clone(), replies.clone()));
-                open.spawn(async move {
-                    let http = hyper::server::conn::http1::Builder::new();
-                    match tls {
-                        None => drop(http.serve_connection(TokioIo::new(stream), respond).await),
-                        Some(tls) => {
-                            if let Ok(stream) = tls.accept(stream).await {
-                                drop(http.serve_connection(TokioIo::new(stream), respond).await);
-                            }
-                        }
-                    }
-                });
+                open.spawn(serve(stream, tls, respond));
             }
         });
         Self { address, asked, reply, connections, serving }

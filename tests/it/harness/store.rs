@@ -4,6 +4,7 @@
 //! `s3s-fs` does not evaluate conditions of reads; they are evaluated here, in front of it.
 
 use std::collections::HashMap;
+use std::error::Error;
 use std::fs;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,15 +12,15 @@ use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use http::{HeaderMap, Request, Response, StatusCode};
-use hyper::body::Incoming;
-use hyper::service::service_fn;
+use hyper::body::{Body as HttpBody, Incoming};
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::TokioIo;
 use s3s::Body;
 use s3s::auth::{S3Auth, SecretKey};
 use s3s::host::SingleDomain;
 use s3s::service::{S3Service, S3ServiceBuilder};
 use tempfile::TempDir;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 /// A request as it arrived.
@@ -125,18 +126,7 @@ impl Store {
                     let (service, keys, received) = (service.clone(), keys.clone(), received.clone());
                     async move { respond(&service, &keys, &received, request).await }
                 });
-                tokio::spawn(async move {
-                    let http = hyper::server::conn::http1::Builder::new();
-                    // A proxy that hangs up is nothing to report.
-                    match tls {
-                        None => drop(http.serve_connection(TokioIo::new(stream), respond).await),
-                        Some(tls) => {
-                            if let Ok(stream) = tls.accept(stream).await {
-                                drop(http.serve_connection(TokioIo::new(stream), respond).await);
-                            }
-                        }
-                    }
-                });
+                tokio::spawn(serve(stream, tls, respond));
             }
         });
         store
@@ -178,6 +168,25 @@ fn service(store: &Store, options: &Options) -> S3Service {
         service.set_host(SingleDomain::new(&domain).expect("a domain"));
     }
     service.build()
+}
+
+/// Answers on one connection, over TLS where that is wanted. A proxy that hangs up is nothing to report.
+pub async fn serve<S, B>(stream: TcpStream, tls: Option<TlsAcceptor>, respond: S)
+where
+    S: Service<Request<Incoming>, Response = Response<B>>,
+    S::Error: Into<Box<dyn Error + Send + Sync>>,
+    B: HttpBody + 'static,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    let http = hyper::server::conn::http1::Builder::new();
+    match tls {
+        None => drop(http.serve_connection(TokioIo::new(stream), respond).await),
+        Some(tls) => {
+            if let Ok(stream) = tls.accept(stream).await {
+                drop(http.serve_connection(TokioIo::new(stream), respond).await);
+            }
+        }
+    }
 }
 
 async fn respond(
