@@ -10,6 +10,7 @@ use http::header::IF_MATCH;
 use http::{HeaderMap, Method};
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use crate::answer::Answer;
@@ -118,7 +119,7 @@ pub struct Operators {
 }
 
 impl Operators {
-    pub async fn answer(&self, call: Call<'_>, principal: Principal) -> Answer {
+    pub async fn answer(self: &Arc<Self>, call: Call<'_>, principal: Principal) -> Answer {
         let Call { endpoint, method, headers, query, body } = call;
         if endpoint == Endpoint::Unknown {
             return error(404, NO_SUCH_ENDPOINT).uncached();
@@ -131,12 +132,15 @@ impl Operators {
             Endpoint::Live => Ok(Answer::text(200, "ok\n")),
             Endpoint::Ready if self.lifecycle.is_draining() => Ok(Answer::text(503, "draining\n")),
             Endpoint::Ready => Ok(Answer::text(200, "ready\n")),
-            Endpoint::Metrics => Ok(self.metrics()),
+            Endpoint::Metrics => {
+                let operators = self.clone();
+                elsewhere(move || operators.metrics()).await
+            }
             Endpoint::Reload => self.reload(principal, parameters, headers).await,
             Endpoint::Rollback => self.rollback(principal, parameters).await,
             Endpoint::Validate => self.validate(principal, body).await,
             Endpoint::Status => self.status(parameters).await,
-            Endpoint::Config => self.config(parameters),
+            Endpoint::Config => self.config(parameters).await,
             Endpoint::Unknown => Err(error(404, NO_SUCH_ENDPOINT)),
         };
         answer.unwrap_or_else(|refused| refused).uncached()
@@ -295,7 +299,7 @@ impl Operators {
         })
     }
 
-    fn config(&self, parameters: Parameters<'_>) -> Result<Answer, Answer> {
+    async fn config(&self, parameters: Parameters<'_>) -> Result<Answer, Answer> {
         parameters.only(&["generation"])?;
         let config = match parameters.number("generation")? {
             None => self.live.current().config.clone(),
@@ -306,8 +310,13 @@ impl Operators {
                 .map(|restorable| restorable.config)
                 .ok_or_else(|| error(404, &format!("Generation {number} is not in the history")))?,
         };
-        Ok(Answer::new(200, "application/yaml", config.show()).etag(&config.digest))
+        elsewhere(move || Answer::new(200, "application/yaml", config.show()).etag(&config.digest)).await
     }
+}
+
+/// Makes an answer that may be of many buckets, while the thread of the connection serves others.
+async fn elsewhere(make: impl FnOnce() -> Answer + Send + 'static) -> Result<Answer, Answer> {
+    spawn_blocking(make).await.map_err(|_| error(500, "The answer could not be made"))
 }
 
 /// The query string of a request. What is not understood is refused: a `dryrun=true` must not reload.

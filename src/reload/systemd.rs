@@ -52,14 +52,18 @@ pub fn main_pid(pid: u32) {
     send(&[NotifyState::MainPid(pid)]);
 }
 
-/// Reports as often as systemd asks for, if it does, from among the tasks that serve requests: when
-/// those get no turn any more, systemd hears nothing.
-pub fn watchdog(runtime: &Handle) {
+/// Reports as often as systemd asks for, if it does, each time after every one of these runtimes has run
+/// a task: when one that serves requests comes to nothing else any more, systemd hears nothing.
+pub fn watchdog(background: &Handle, workers: Vec<Handle>) {
     let Some(limit) = sd_notify::watchdog_enabled() else { return };
     let mut interval = tokio::time::interval((limit / 2).max(Duration::from_millis(10)));
-    runtime.spawn(async move {
+    background.spawn(async move {
         loop {
             interval.tick().await;
+            for worker in &workers {
+                // What does nothing cannot fail.
+                let _ = worker.spawn(async {}).await;
+            }
             send(&[NotifyState::Watchdog]);
         }
     });

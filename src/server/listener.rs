@@ -134,37 +134,36 @@ impl Incoming {
         Ok(match &self.queue {
             Queue::Port(listener) => {
                 let (stream, client) = listener.accept().await?;
-                Accepted::Port(stream, client)
+                Accepted::Port(stream.into_std()?, client)
             }
-            Queue::Path(listener) => Accepted::Path(listener.accept().await?.0),
+            Queue::Path(listener) => Accepted::Path(listener.accept().await?.0.into_std()?),
         })
     }
 }
 
-/// A connection that nothing was read from yet.
+/// A connection that nothing was read from yet, and that belongs to no runtime.
 pub enum Accepted {
-    Port(TcpStream, SocketAddr),
-    Path(UnixStream),
+    Port(std::net::TcpStream, SocketAddr),
+    Path(std::os::unix::net::UnixStream),
 }
 
 impl Accepted {
-    /// Waits for the first byte; `false` when the client is gone.
-    pub async fn says_something(&self) -> bool {
-        match self {
-            Self::Port(stream, _) => matches!(stream.peek(&mut [0]).await, Ok(1)),
-            // Whoever is gone is readable too; Pingora finds out.
-            Self::Path(stream) => stream.readable().await.is_ok(),
-        }
-    }
-
-    pub fn into_connection(self) -> io::Result<Connection> {
+    /// Waits for the first byte, on the runtime that is to serve it. An error when the client is gone.
+    pub async fn until_it_speaks(self) -> io::Result<Connection> {
         match self {
             Self::Port(stream, client) => {
+                let stream = TcpStream::from_std(stream)?;
+                if stream.peek(&mut [0]).await? == 0 {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
                 stream.set_nodelay(true)?;
                 let descriptor = stream.as_raw_fd();
                 Ok(Connection::new(with_address(stream.into(), descriptor, Some(client))))
             }
             Self::Path(stream) => {
+                let stream = UnixStream::from_std(stream)?;
+                // Whoever is gone is readable too; Pingora finds out.
+                stream.readable().await?;
                 let user = LocalUser { uid: stream.peer_cred()?.uid() };
                 let descriptor = stream.as_raw_fd();
                 let mut stream = with_address(stream.into(), descriptor, None);

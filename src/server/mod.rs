@@ -5,8 +5,8 @@ mod listener;
 mod ports;
 mod socket_file;
 mod upgrade;
+mod workers;
 
-use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use anyhow::{Context as _, Result, anyhow};
 use pingora::apps::HttpServerOptions;
 use pingora::proxy::{HttpProxy, http_proxy};
 use pingora::server::configuration::ServerConf;
+use pingora::time::fast_timeout::set_fast_timeout_to_tokio_threshold;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{error, info, warn};
 
@@ -38,8 +39,9 @@ use crate::reload::signals::{Actions, Caught};
 use crate::reload::watcher::Watcher;
 use crate::reload::{Notice, Reloader, Surroundings, systemd};
 use crate::s3::Host;
-use ports::{Ports, Role, bind_all};
+use ports::{Ports, bind_all};
 use upgrade::Waiting;
+use workers::Workers;
 
 /// Idle connections to stores that are kept, per thread.
 const POOLED_CONNECTIONS_PER_THREAD: usize = 256;
@@ -79,12 +81,16 @@ pub fn run(start: Start, signals: Caught, log: logging::Guard) -> Result<()> {
     raise_descriptor_limit();
     let listeners = bind_all(&config, at_hand).map_err(|error| anyhow!(error))?;
     let threads = config.server.threads;
+    // All of a second and more are timers of the runtime, which forgets those that are not needed any more;
+    // Pingora's own keep each until its time has come.
+    set_fast_timeout_to_tokio_threshold(Some(Duration::ZERO));
+    // For what is done beside requests: names, credentials, published keys.
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(threads)
-        .thread_name("worker")
+        .worker_threads(1)
+        .thread_name("background")
         .enable_all()
         .build()
-        .context("the threads cannot be started")?;
+        .context("no thread can be started")?;
     let _entered = runtime.enter();
 
     let live = Arc::new(Live::new(Arc::new(config)));
@@ -138,26 +144,28 @@ pub fn run(start: Start, signals: Caught, log: logging::Guard) -> Result<()> {
         limiter: Limiter::default(),
     });
     // Pingora reads the system's root certificates here, and panics where it cannot.
-    let proxies = std::panic::catch_unwind(AssertUnwindSafe(|| {
-        let services = Arc::new(Services::new(resolver.clone()));
-        [Role::Traffic, Role::Operators].map(|role| {
+    let services = std::panic::catch_unwind(AssertUnwindSafe(|| Services::new(resolver.clone())));
+    let services = Arc::new(services.map_err(|_| {
+        anyhow!("the system's root certificates cannot be read; see SSL_CERT_FILE and SSL_CERT_DIR")
+    })?);
+    let proxy = {
+        let (operators, resolver) = (operators.clone(), resolver.clone());
+        let (services, issuers) = (services, issuers.clone());
+        move |is_for_operators| {
             let gateway = Gateway {
-                is_for_operators: role == Role::Operators,
+                is_for_operators,
                 operators: operators.clone(),
                 resolver: resolver.clone(),
                 services: services.clone(),
                 issuers: issuers.clone(),
                 authorities: Authorities::default(),
             };
-            (role, proxy(gateway, threads))
-        })
-    }));
-    let proxies = proxies.map_err(|_| {
-        anyhow!("the system's root certificates cannot be read; see SSL_CERT_FILE and SSL_CERT_DIR")
-    })?;
-    let mut proxies = HashMap::from(proxies);
-    proxies.extend(proxies.get(&Role::Operators).cloned().map(|proxy| (Role::OperatorsSocket, proxy)));
-    let ports = Arc::new(Ports::new(runtime.handle().clone(), proxies, lifecycle.clone()));
+            proxy(gateway)
+        }
+    };
+    let for_operators = proxy(true);
+    let workers = Workers::start(threads, move || proxy(false)).context("the threads cannot be started")?;
+    let ports = Arc::new(Ports::new(workers, for_operators, lifecycle.clone()));
     let _ = ports_slot.set(ports.clone());
     // Without waiting: the first requests wait for themselves.
     resolver.warm(names(&live.current().config), Duration::ZERO);
@@ -176,7 +184,7 @@ pub fn run(start: Start, signals: Caught, log: logging::Guard) -> Result<()> {
     announce_start(&path, &live);
     let actions = actions(&live, &ports, &lifecycle);
     signals.act(reloader, actions).context("no thread can be started for signals")?;
-    systemd::watchdog(runtime.handle());
+    systemd::watchdog(runtime.handle(), ports.runtimes());
 
     runtime.block_on(async {
         lifecycle.draining().await;
@@ -252,8 +260,8 @@ fn actions(live: &Arc<Live>, ports: &Arc<Ports>, lifecycle: &Arc<Lifecycle>) -> 
     }
 }
 
-fn proxy(gateway: Gateway, threads: usize) -> Arc<HttpProxy<Gateway>> {
-    let mut proxy = http_proxy(&Arc::new(pingora_conf(threads)), gateway);
+fn proxy(gateway: Gateway) -> Arc<HttpProxy<Gateway>> {
+    let mut proxy = http_proxy(&Arc::new(pingora_conf()), gateway);
     let mut options = HttpServerOptions::default();
     // Refused by us like every other method, with `Allow`, a log line and a count.
     options.allow_connect_method_proxying = true;
@@ -261,9 +269,8 @@ fn proxy(gateway: Gateway, threads: usize) -> Arc<HttpProxy<Gateway>> {
     Arc::new(proxy)
 }
 
-fn pingora_conf(threads: usize) -> ServerConf {
+fn pingora_conf() -> ServerConf {
     ServerConf {
-        threads,
         upstream_keepalive_pool_size: POOLED_CONNECTIONS_PER_THREAD,
         // Attempts in all: each address once, and one more for a connection that had gone stale.
         max_retries: MAX_ADDRESSES + 1,

@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 use tracing::error;
 
 use super::listener::{Accepted, Address, Incoming, Listener};
+use super::workers::Workers;
 use crate::config::Config;
 use crate::gateway::Gateway;
 use crate::lifecycle::Lifecycle;
@@ -82,22 +83,18 @@ struct Port {
 
 /// All ports of the process.
 pub struct Ports {
-    runtime: Handle,
-    proxies: HashMap<Role, Arc<HttpProxy<Gateway>>>,
-    connections: TaskTracker,
+    workers: Arc<Workers>,
+    /// Serves operators wherever they come in, and needs no store.
+    operators: Arc<HttpProxy<Gateway>>,
     acceptors: TaskTracker,
     lifecycle: Arc<Lifecycle>,
     open: Mutex<HashMap<Role, Port>>,
 }
 
 impl Ports {
-    pub fn new(
-        runtime: Handle,
-        proxies: HashMap<Role, Arc<HttpProxy<Gateway>>>,
-        lifecycle: Arc<Lifecycle>,
-    ) -> Self {
-        let (connections, acceptors) = (TaskTracker::new(), TaskTracker::new());
-        Self { runtime, proxies, connections, acceptors, lifecycle, open: Mutex::default() }
+    pub fn new(workers: Workers, operators: Arc<HttpProxy<Gateway>>, lifecycle: Arc<Lifecycle>) -> Self {
+        let (workers, acceptors) = (Arc::new(workers), TaskTracker::new());
+        Self { workers, operators, acceptors, lifecycle, open: Mutex::default() }
     }
 
     /// Begins to serve on listeners.
@@ -149,6 +146,11 @@ impl Ports {
         }
     }
 
+    /// Of the threads that serve connections.
+    pub fn runtimes(&self) -> Vec<Handle> {
+        self.workers.iter().map(|worker| worker.runtime.clone()).collect()
+    }
+
     /// Listeners for a hand-over.
     pub fn listeners(&self) -> io::Result<Vec<Listener>> {
         self.lock().values().map(|port| port.listener.try_clone()).collect()
@@ -166,15 +168,15 @@ impl Ports {
         self.lock().clear();
         self.acceptors.close();
         self.acceptors.wait().await;
-        for proxy in self.proxies.values() {
+        for proxy in self.workers.iter().map(|worker| &worker.proxy).chain([&self.operators]) {
             proxy.http_cleanup().await;
         }
-        self.connections.close();
+        self.workers.close();
     }
 
     /// Completes when the last connection has ended.
     pub async fn closed(&self) {
-        self.connections.wait().await;
+        self.workers.closed().await;
     }
 
     fn send_stage(&self, stage: Stage) {
@@ -188,12 +190,13 @@ impl Ports {
     }
 
     fn serve(&self, role: Role, listener: Listener) -> io::Result<Port> {
-        let _entered = self.runtime.enter();
+        let runtime = &self.workers.first().runtime;
+        let _entered = runtime.enter();
         let incoming = listener.try_clone()?.into_incoming()?;
         let (stage, stages) = watch::channel(Stage::Serving);
-        let proxy = self.proxies.get(&role).cloned().ok_or(io::ErrorKind::NotFound)?;
-        let acceptor = Acceptor { proxy, stages, connections: self.connections.clone() };
-        self.acceptors.spawn_on(acceptor.run(incoming), &self.runtime);
+        let operators = (role != Role::Traffic).then(|| self.operators.clone());
+        let acceptor = Acceptor { workers: self.workers.clone(), operators, stages };
+        self.acceptors.spawn_on(acceptor.run(incoming), runtime);
         Ok(Port { listener, stage })
     }
 }
@@ -251,9 +254,10 @@ const FIRST_BYTE: Duration = Duration::from_secs(15);
 
 /// Takes the connections of one port.
 struct Acceptor {
-    proxy: Arc<HttpProxy<Gateway>>,
+    workers: Arc<Workers>,
+    /// Instead of a worker's own proxy.
+    operators: Option<Arc<HttpProxy<Gateway>>>,
     stages: watch::Receiver<Stage>,
-    connections: TaskTracker,
 }
 
 impl Acceptor {
@@ -288,14 +292,12 @@ impl Acceptor {
     }
 
     fn take(&self, accepted: Accepted, shutdown: &watch::Receiver<bool>) {
-        let proxy = self.proxy.clone();
+        let worker = self.workers.least_busy();
+        let proxy = self.operators.as_ref().unwrap_or(&worker.proxy).clone();
         let shutdown = shutdown.clone();
-        self.connections.spawn(async move {
+        worker.serve(async move {
             // A client that says nothing, or is gone before its first request, is no event.
-            if !matches!(timeout(FIRST_BYTE, accepted.says_something()).await, Ok(true)) {
-                return;
-            }
-            if let Ok(connection) = accepted.into_connection() {
+            if let Ok(Ok(connection)) = timeout(FIRST_BYTE, accepted.until_it_speaks()).await {
                 proxy.process_new(Box::new(connection), &shutdown).await;
             }
         });
