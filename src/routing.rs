@@ -4,6 +4,7 @@
 //! key) is derived from that one decoded text, so no two parts of the program can disagree about
 //! what was asked for. Knows nothing of HTTP, configuration or S3.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
@@ -33,7 +34,7 @@ pub enum InvalidPath {
 /// Dot segments are refused instead of resolved: S3 never normalises a key, a client or a proxy in
 /// front may, and what one side resolves and the other does not is how one bucket's rule comes to
 /// guard another bucket's object.
-pub fn decode(raw: &str) -> Result<String, InvalidPath> {
+pub fn decode(raw: &str) -> Result<Cow<'_, str>, InvalidPath> {
     if !raw.starts_with('/') {
         return Err(InvalidPath::Relative);
     }
@@ -55,7 +56,7 @@ pub fn decode(raw: &str) -> Result<String, InvalidPath> {
     if path.split('/').any(|segment| matches!(segment, "." | "..")) {
         return Err(InvalidPath::DotSegment);
     }
-    Ok(path.into_owned())
+    Ok(path)
 }
 
 /// Why a text is not a path prefix.

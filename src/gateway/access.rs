@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::Method;
+use http::{Method, StatusCode};
 use tracing::info;
 
 use super::address::Client;
@@ -24,7 +24,7 @@ pub struct Access<'a> {
     pub client: Option<Client>,
     /// Who an operator is.
     pub actor: Option<&'a str>,
-    pub status: u16,
+    pub status: StatusCode,
     pub bytes: usize,
     pub duration: Duration,
     pub upstream: Option<Duration>,
@@ -35,13 +35,15 @@ pub struct Access<'a> {
 }
 
 /// The status of a request whose client went away before it was answered, as nginx has it.
-pub const CLIENT_CLOSED: u16 = 499;
+pub const CLIENT_CLOSED: StatusCode = match StatusCode::from_u16(499) {
+    Ok(status) => status,
+    Err(_) => unreachable!(),
+};
 
 impl Access<'_> {
     pub fn record(&self, metrics: &Metrics) {
         let bucket = self.bucket.unwrap_or(NO_BUCKET);
-        let status = self.status.to_string();
-        metrics.requests.with_label_values(&[bucket, method_label(self.method), &status]).inc();
+        metrics.requests.with_label_values(&[bucket, method_label(self.method), self.status.as_str()]).inc();
         metrics.request_duration.with_label_values(&[bucket]).observe(self.duration.as_secs_f64());
         match self.rejection {
             None | Some(Rejection::Store(_)) => {}
@@ -56,9 +58,9 @@ impl Access<'_> {
             bucket,
             method = self.method.as_str(),
             path = self.path,
-            client = self.client.map(tracing::field::display),
+            client = self.client.map(|client| client.to_string()),
             actor = self.actor,
-            status = self.status,
+            status = self.status.as_u16(),
             bytes = self.bytes,
             duration_ms = milliseconds(self.duration),
             upstream_ms = self.upstream.map(milliseconds),

@@ -1,14 +1,18 @@
 //! What passes between the client and us: the id of a request, the body of an operator's, our own
 //! answers, and the store's answers made ours.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use http::Method;
-use http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderName, TRANSFER_ENCODING};
+use http::header::{
+    ALLOW, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
+};
+use http::response::Parts;
+use http::{Method, Response, StatusCode};
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
-use pingora::{Error, ErrorType, Result};
+use pingora::{Error, ErrorType, OrErr, Result};
 use tokio::time::timeout;
+use uuid::{NoContext, Timestamp, Uuid};
 
 use super::context::{Context, Replacement};
 use super::rejection::Rejection;
@@ -18,16 +22,24 @@ use crate::answer::Answer;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const CONFIG_GENERATION: HeaderName = HeaderName::from_static("x-config-generation");
 
+/// What we and Pingora add to an answer of a store.
+const ADDED_HEADERS: usize = 4;
+
 /// For one write of an answer of our own, and for the whole of it.
 pub const WRITE: Duration = Duration::from_secs(60);
 
-/// The client's `X-Request-Id` if it is short and plain, else a new one, ordered by time.
-pub fn request_id(session: &Session) -> String {
+/// The client's `X-Request-Id` if it is short and plain, else a new one, ordered by the time it was received.
+pub fn request_id(session: &Session, received: SystemTime) -> String {
     let is_sane = |id: &str| {
         (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
     };
     let given = session.get_header(REQUEST_ID).and_then(|value| value.to_str().ok());
-    given.filter(|id| is_sane(id)).map_or_else(|| uuid::Uuid::now_v7().simple().to_string(), str::to_owned)
+    let fresh = || {
+        let since_1970 = received.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let timestamp = Timestamp::from_unix(NoContext, since_1970.as_secs(), since_1970.subsec_nanos());
+        Uuid::new_v7(timestamp).simple().to_string()
+    };
+    given.filter(|id| is_sane(id)).map_or_else(fresh, str::to_owned)
 }
 
 /// The body of an operator's request, up to the limit and within the time for one write.
@@ -55,19 +67,18 @@ pub async fn reject(session: &mut Session, ctx: &mut Context, rejection: Rejecti
 
 /// Writes an answer of our own and leaves the connection fit for the next request.
 pub async fn write(session: &mut Session, ctx: &Context, answer: Answer) -> Result<()> {
-    let mut header = ResponseHeader::build(answer.status, Some(answer.headers.len() + 4))?;
-    for (name, value) in answer.headers {
-        header.append_header(name, value)?;
+    let mut header = blank();
+    header.status = StatusCode::from_u16(answer.status).or_err(ErrorType::InternalError, "the status")?;
+    header.headers.extend(answer.headers);
+    if answer.status != StatusCode::NO_CONTENT {
+        header.headers.insert(CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
+        header.headers.insert(CONTENT_LENGTH, answer.body.len().into());
     }
-    if answer.status != 204 {
-        header.insert_header(CONTENT_TYPE, answer.content_type)?;
-        header.insert_header(CONTENT_LENGTH, answer.body.len())?;
-    }
-    stamp(ctx, &mut header)?;
+    stamp(ctx, &mut header.headers)?;
     let has_body = session.req_header().method != Method::HEAD && !answer.body.is_empty();
     // Pingora has no time limit for headers.
     let written = timeout(WRITE, async {
-        session.write_response_header(Box::new(header), !has_body).await?;
+        session.write_response_header(Box::new(header.into()), !has_body).await?;
         if has_body {
             session.write_response_body(Some(answer.body.into()), true).await?;
         }
@@ -76,19 +87,36 @@ pub async fn write(session: &mut Session, ctx: &Context, answer: Answer) -> Resu
     written.await.unwrap_or_else(|_| Err(Error::new_down(ErrorType::WriteTimedout)))
 }
 
+/// Takes a header to change it. Pingora's own ways to do so parse each name, and keep a second map of how
+/// it was written.
+pub fn take(response: &mut ResponseHeader) -> Parts {
+    std::mem::replace(response, blank().into()).into()
+}
+
+fn blank() -> Parts {
+    Response::new(()).into_parts().0
+}
+
 /// What every answer carries.
-pub fn stamp(ctx: &Context, response: &mut ResponseHeader) -> Result<()> {
-    response.insert_header(REQUEST_ID, ctx.request_id.as_str())?;
+pub fn stamp(ctx: &Context, headers: &mut HeaderMap) -> Result<()> {
+    let id = HeaderValue::from_str(&ctx.request_id).or_err(ErrorType::InternalError, "the request's id")?;
+    headers.insert(REQUEST_ID, id);
     if ctx.generation.config.server.generation_header {
-        response.insert_header(CONFIG_GENERATION, ctx.generation.number)?;
+        headers.insert(CONFIG_GENERATION, ctx.generation.number.into());
     }
     Ok(())
 }
 
-pub fn keep_only(response: &mut ResponseHeader, passes: impl Fn(&HeaderName) -> bool) {
-    let dropped: Vec<HeaderName> = response.headers.keys().filter(|name| !passes(name)).cloned().collect();
-    for name in dropped {
-        response.remove_header(&name);
+pub fn keep_only(headers: &mut HeaderMap, passes: impl Fn(&HeaderName) -> bool) {
+    let all = std::mem::take(headers);
+    headers.reserve(all.len() + ADDED_HEADERS);
+    let mut kept = None;
+    for (name, value) in all {
+        // Further values of one name come without it.
+        kept = name.map_or(kept, |name| passes(&name).then_some(name));
+        if let Some(name) = &kept {
+            headers.append(name.clone(), value);
+        }
     }
 }
 
@@ -96,20 +124,20 @@ pub fn keep_only(response: &mut ResponseHeader, passes: impl Fn(&HeaderName) -> 
 pub fn replace(
     session: &Session,
     ctx: &mut Context,
-    response: &mut ResponseHeader,
+    response: &mut Parts,
     rejection: Rejection,
 ) -> Result<()> {
+    let headers = &mut response.headers;
     // A store that sends no body leaves no moment at which ours could be sent.
-    let is_empty = response.headers.get(CONTENT_LENGTH).is_some_and(|length| length == "0");
+    let is_empty = headers.get(CONTENT_LENGTH).is_some_and(|length| length == "0");
     let answer = rejection.answer(&session.req_header().headers, &ctx.request_id);
-    keep_only(response, |name| matches!(name.as_str(), "retry-after" | "allow") || *name == CONTENT_RANGE);
-    response.set_status(answer.status)?;
-    response.remove_header(&TRANSFER_ENCODING);
+    keep_only(headers, |name| [RETRY_AFTER, ALLOW, CONTENT_RANGE].contains(name));
     if session.req_header().method != Method::HEAD {
         let length = if is_empty { 0 } else { answer.body.len() };
-        response.insert_header(CONTENT_LENGTH, length)?;
+        headers.insert(CONTENT_LENGTH, length.into());
     }
-    response.insert_header(CONTENT_TYPE, answer.content_type)?;
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
+    response.status = StatusCode::from_u16(answer.status).or_err(ErrorType::InternalError, "the status")?;
     ctx.replacement = Replacement::Pending(answer.body.into());
     ctx.rejection = Some(rejection);
     Ok(())

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -19,6 +19,8 @@ pub struct Context {
     /// Counts the request as under way until Pingora drops the context.
     pub in_flight: TaskTrackerToken,
     pub started: Instant,
+    /// The same moment on the other clock.
+    pub received: SystemTime,
     pub request_id: String,
     /// The client's address, where it is known.
     pub address: Option<IpAddr>,
@@ -66,6 +68,11 @@ pub enum Replacement {
 }
 
 impl Context {
+    /// The time of day at a moment of the request; a clock that is set meanwhile counts from the next one on.
+    pub fn time_of(&self, moment: Instant) -> SystemTime {
+        self.received + moment.duration_since(self.started)
+    }
+
     /// What is left of a time that began with the request.
     pub fn remaining(&self, total: Duration) -> Duration {
         total.saturating_sub(self.started.elapsed())

@@ -44,7 +44,7 @@ use access::{Access, CLIENT_CLOSED, count_external_decision, count_upstream_erro
 use address::Client;
 pub use address::LocalUser;
 use admission::{Admission, Refusal, Verdict, admit};
-use answering::{WRITE, keep_only, reject, replace, request_id, stamp, write};
+use answering::{WRITE, keep_only, reject, replace, request_id, stamp, take, write};
 use context::{Context, Replacement, Upstream};
 use external::Services;
 use issuers::Issuers;
@@ -82,6 +82,7 @@ impl ProxyHttp for Gateway {
             generation: self.operators.live.current(),
             in_flight: self.operators.lifecycle.request(),
             started: Instant::now(),
+            received: SystemTime::now(),
             request_id: String::new(),
             address: None,
             user: None,
@@ -99,7 +100,7 @@ impl ProxyHttp for Gateway {
     fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
 
     async fn early_request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<()> {
-        ctx.request_id = request_id(session);
+        ctx.request_id = request_id(session, ctx.received);
         let peer = session.client_addr().and_then(|address| address.as_inet());
         let trusted = &ctx.generation.config.server.trusted_proxies;
         let headers = &session.req_header().headers;
@@ -138,7 +139,7 @@ impl ProxyHttp for Gateway {
         let admitted = if self.is_for_operators {
             Err(Rejection::NoRoute.into())
         } else {
-            self.admit(&ctx.generation, request, ctx.address).await
+            self.admit(&ctx.generation, request, ctx.address, ctx.received).await
         };
         match admitted {
             Ok(admission) => {
@@ -203,8 +204,9 @@ impl ProxyHttp for Gateway {
     ) -> Result<()> {
         let client = session.req_header();
         let bucket = self.bucket_of(ctx)?;
-        *request = upstream::signed_request(client, &bucket, admitted(ctx)?, SystemTime::now())?;
-        ctx.upstream.sent_at = Some(Instant::now());
+        let now = Instant::now();
+        *request = upstream::signed_request(client, &bucket, admitted(ctx)?, ctx.time_of(now))?;
+        ctx.upstream.sent_at = Some(now);
         Ok(())
     }
 
@@ -217,40 +219,42 @@ impl ProxyHttp for Gateway {
         if response.status.is_informational() {
             return Ok(());
         }
-        // The phrase is the store's text, and has no meaning (RFC 9112, section 4).
-        response.set_reason_phrase(None)?;
+        // Without the phrase, which is the store's text and has no meaning (RFC 9112, section 4).
+        let mut ours = take(response);
         // What came before chunks were invented would take their lengths for content.
         if session.req_header().version == Version::HTTP_10
-            && response.remove_header(&TRANSFER_ENCODING).is_some()
+            && ours.headers.remove(TRANSFER_ENCODING).is_some()
         {
             session.set_keepalive(None);
         }
         ctx.upstream.latency = ctx.upstream.sent_at.map(|sent| sent.elapsed());
         // Whatever went wrong with earlier attempts, this one has an answer.
         ctx.rejection = None;
-        match response.status.as_u16() {
-            200..=299 | 304 => keep_only(response, upstream::is_passed_back),
+        match ours.status.as_u16() {
+            200..=299 | 304 => keep_only(&mut ours.headers, upstream::is_passed_back),
             300..=399 => {
                 self.upstream_failed(ctx, UpstreamError::Redirect);
-                replace(session, ctx, response, Rejection::Upstream(UpstreamError::Redirect))?;
+                replace(session, ctx, &mut ours, Rejection::Upstream(UpstreamError::Redirect))?;
             }
             status => {
-                ctx.upstream.clock_ahead = upstream::clock_ahead(response, SystemTime::now());
-                replace(session, ctx, response, Rejection::Store(status))?;
+                ctx.upstream.clock_ahead = upstream::clock_ahead(&ours.headers, SystemTime::now());
+                replace(session, ctx, &mut ours, Rejection::Store(status))?;
             }
         }
-        stamp(ctx, response)
+        stamp(ctx, &mut ours.headers)?;
+        *response = ours.into();
+        Ok(())
     }
 
     fn response_body_filter(
         &self,
         _session: &mut Session,
         body: &mut Option<Bytes>,
-        _end_of_stream: bool,
+        is_last: bool,
         ctx: &mut Context,
     ) -> Result<Option<Duration>> {
         let total = admitted(ctx)?.bucket().timeouts.total;
-        if ctx.remaining(total).is_zero() {
+        if !is_last && ctx.remaining(total).is_zero() {
             ctx.rejection = Some(Rejection::Overdue);
             return Err(Error::new_in(OVERDUE));
         }
@@ -299,7 +303,7 @@ impl ProxyHttp for Gateway {
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Context) -> FailToProxy {
         let rejection = ctx.rejection.take().or_else(|| Rejection::of(error));
         let Some(rejection) = rejection else {
-            return FailToProxy { error_code: CLIENT_CLOSED, can_reuse_downstream: false };
+            return FailToProxy { error_code: CLIENT_CLOSED.as_u16(), can_reuse_downstream: false };
         };
         let error_code = rejection.status();
         // Once the header is out, all that is left is to end the connection.
@@ -315,7 +319,7 @@ impl ProxyHttp for Gateway {
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Context) {
         let request = session.req_header();
-        let status = session.response_written().map_or(CLIENT_CLOSED, |response| response.status.as_u16());
+        let status = session.response_written().map_or(CLIENT_CLOSED, |response| response.status);
         Access {
             request_id: &ctx.request_id,
             generation: ctx.generation.number,
@@ -329,7 +333,7 @@ impl ProxyHttp for Gateway {
             duration: ctx.started.elapsed(),
             upstream: ctx.upstream.latency,
             // Not when the answer had begun before things went wrong.
-            rejection: ctx.rejection.as_ref().filter(|rejection| rejection.status() == status),
+            rejection: ctx.rejection.as_ref().filter(|rejection| rejection.status() == status.as_u16()),
             refusal: refusal(ctx),
             reason: reason(ctx, error),
         }
@@ -355,8 +359,9 @@ impl Gateway {
         generation: &Generation,
         request: &Parts,
         address: Option<IpAddr>,
+        received: SystemTime,
     ) -> std::result::Result<Admission, Refusal> {
-        let verdict = match admit(generation, request, address, SystemTime::now()) {
+        let verdict = match admit(generation, request, address, received) {
             Err(Refusal { rejection: Rejection::Denied(Denied::UnknownKey), .. })
                 if self.issuers.ask(&generation.config).await =>
             {

@@ -2,12 +2,14 @@
 
 use std::time::{Duration, SystemTime};
 
+use http::HeaderMap;
 use http::header::{
-    AUTHORIZATION, DATE, HOST, HeaderName, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
-    IF_UNMODIFIED_SINCE, RANGE,
+    AUTHORIZATION, DATE, HOST, HeaderName, HeaderValue, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
+    IF_UNMODIFIED_SINCE, InvalidHeaderValue, RANGE,
 };
-use pingora::Result;
-use pingora::http::{RequestHeader, ResponseHeader};
+use http::uri::PathAndQuery;
+use pingora::http::RequestHeader;
+use pingora::{ErrorType, OrErr, Result};
 
 use super::admission::Admission;
 use crate::config::Bucket;
@@ -16,6 +18,11 @@ use crate::s3::sigv4::Request;
 /// The client's headers that reach the store, beside those that the signature needs.
 const PASSED: [HeaderName; 6] =
     [RANGE, IF_MATCH, IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_UNMODIFIED_SINCE, IF_RANGE];
+
+/// What a request to a store has with a conditional header or two.
+const USUAL_HEADERS: usize = 8;
+
+const INVALID: ErrorType = ErrorType::InvalidHTTPHeader;
 
 const AMZ_DATE: HeaderName = HeaderName::from_static("x-amz-date");
 const AMZ_CONTENT_SHA256: HeaderName = HeaderName::from_static("x-amz-content-sha256");
@@ -37,24 +44,36 @@ pub fn signed_request(
     let to_sign = Request { method: method.as_str(), path: &path, query, host: store.authority() };
     let signed = signer.sign(to_sign, signatory, now);
     let target = if query.is_empty() { path } else { format!("{path}?{query}") };
-    // Pingora writes each name in one way then, instead of keeping a second map of how to write it.
-    let mut request = RequestHeader::build_no_case(method.clone(), target.as_bytes(), Some(12))?;
-    request.insert_header(HOST, store.authority())?;
-    request.insert_header(AMZ_DATE, signed.date)?;
-    request.insert_header(AMZ_CONTENT_SHA256, signed.payload_hash)?;
+    // Pingora's own ways to set a header parse its name each time, and keep a second map of how it was
+    // written.
+    let (mut request, ()) = http::Request::new(()).into_parts();
+    request.method = method.clone();
+    request.uri = PathAndQuery::try_from(target).or_err(INVALID, "the path to sign")?.into();
+    let headers = &mut request.headers;
+    headers.reserve(USUAL_HEADERS);
+    headers.insert(HOST, header_value(store.authority())?);
+    headers.insert(AMZ_DATE, header_value(signed.date)?);
+    headers.insert(AMZ_CONTENT_SHA256, signed.payload_hash);
     if let Some(token) = &signatory.credentials.session_token {
-        request.insert_header(AMZ_SECURITY_TOKEN, token.expose())?;
+        headers.insert(AMZ_SECURITY_TOKEN, header_value(token.expose())?);
     }
-    request.insert_header(AUTHORIZATION, signed.authorization)?;
+    headers.insert(AUTHORIZATION, header_value(signed.authorization)?);
     for (name, value) in client.headers.iter().filter(|(name, _)| PASSED.contains(name)) {
-        request.append_header(name.clone(), value.clone())?;
+        headers.append(name.clone(), value.clone());
     }
-    Ok(request)
+    Ok(request.into())
+}
+
+fn header_value<T>(text: T) -> Result<HeaderValue>
+where
+    HeaderValue: TryFrom<T, Error = InvalidHeaderValue>,
+{
+    HeaderValue::try_from(text).or_err(INVALID, "a header to sign")
 }
 
 /// By how many seconds our clock is ahead of the store's, as far as the store says.
-pub fn clock_ahead(response: &ResponseHeader, now: SystemTime) -> Option<i64> {
-    let theirs = httpdate::parse_http_date(response.headers.get(DATE)?.to_str().ok()?).ok()?;
+pub fn clock_ahead(answer: &HeaderMap, now: SystemTime) -> Option<i64> {
+    let theirs = httpdate::parse_http_date(answer.get(DATE)?.to_str().ok()?).ok()?;
     let seconds = |since: Duration| i64::try_from(since.as_secs()).ok();
     match now.duration_since(theirs) {
         Ok(ahead) => seconds(ahead),

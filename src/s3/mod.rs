@@ -169,6 +169,9 @@ pub enum InvalidBucket {
     VirtualAddress,
 }
 
+/// Most paths of objects are shorter.
+const USUAL_PATH_BYTES: usize = 128;
+
 /// One bucket in one store, addressed; the host, the `Host` header and the start of every path are
 /// settled here.
 #[derive(Debug, Clone)]
@@ -204,7 +207,8 @@ impl Bucket {
 
     /// The path of an object, as signed and as sent. S3 encodes a path once and never normalises.
     pub fn path_of(&self, key: &ObjectKey) -> String {
-        let mut path = self.path.clone();
+        let mut path = String::with_capacity(USUAL_PATH_BYTES);
+        path.push_str(&self.path);
         path.extend(key.encoded());
         path
     }
