@@ -42,18 +42,20 @@ pub fn decode(raw: &str) -> Result<Cow<'_, str>, InvalidPath> {
     if raw.contains(char::REPLACEMENT_CHARACTER) {
         return Err(InvalidPath::NotUtf8);
     }
-    let mut after_percent = raw.split('%');
-    after_percent.next();
-    let well_formed =
-        |text: &str| matches!(text.as_bytes(), [a, b, ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit());
-    if !after_percent.all(well_formed) {
-        return Err(InvalidPath::PercentEncoding);
-    }
-    let path = percent_decode_str(raw).decode_utf8().map_err(|_| InvalidPath::NotUtf8)?;
+    let path = if raw.contains('%') {
+        let mut after_percent = raw.split('%').skip(1);
+        let well_formed = |text: &str| matches!(text.as_bytes(), [a, b, ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit());
+        if !after_percent.all(well_formed) {
+            return Err(InvalidPath::PercentEncoding);
+        }
+        percent_decode_str(raw).decode_utf8().map_err(|_| InvalidPath::NotUtf8)?
+    } else {
+        raw.into()
+    };
     if path.contains('\0') {
         return Err(InvalidPath::Nul);
     }
-    if path.split('/').any(|segment| matches!(segment, "." | "..")) {
+    if path.contains("/.") && path.split('/').any(|segment| matches!(segment, "." | "..")) {
         return Err(InvalidPath::DotSegment);
     }
     Ok(path)

@@ -53,9 +53,7 @@ pub struct Verifier {
     published: Vec<PublishedKeys>,
     /// How far the clocks of issuer and proxy may differ.
     leeway: Duration,
-    /// `None` where all keys are secrets: what the cache saves for a token that comes again, it costs for
-    /// one that is new.
-    cache: Option<Cache<Signer>>,
+    cache: Cache<Signer>,
 }
 
 /// Which key vouched for a token.
@@ -78,8 +76,7 @@ impl fmt::Debug for Verifier {
 
 impl Verifier {
     pub fn new(keys: Vec<ConfiguredKey>, published: Vec<PublishedKeys>, leeway: Duration) -> Self {
-        let is_costly = !published.is_empty() || keys.iter().any(|key| !key.key.is_symmetric());
-        Self { keys, published, leeway, cache: is_costly.then(Cache::default) }
+        Self { keys, published, leeway, cache: Cache::default() }
     }
 
     /// Whether there is a key that a token could be signed with, now or once it is published.
@@ -88,12 +85,8 @@ impl Verifier {
     }
 
     pub fn verify(&self, token: &str, now: SystemTime) -> Result<Arc<Claims>, Denied> {
-        let claims = match &self.cache {
-            Some(cache) => {
-                cache.get_or_verify(token, |signer| self.stands(*signer, now), || self.vouch(token, now))?
-            }
-            None => Arc::new(self.vouch(token, now)?.0),
-        };
+        let stands = |signer: &Signer| self.stands(*signer, now);
+        let claims = self.cache.get_or_verify(token, stands, || self.vouch(token, now))?;
         self.is_current(&claims, now)?;
         Ok(claims)
     }

@@ -209,6 +209,9 @@ fn has_body(request: &Parts) -> bool {
 /// Keeps the parameters that choose among versions and parts of an object, in canonical form.
 fn canonical_query(query: &str) -> Result<String, Rejection> {
     let mut canonical = String::new();
+    if query.is_empty() {
+        return Ok(canonical);
+    }
     // In the order in which they are signed.
     for name in ["partNumber", "versionId"] {
         let mut values = query.split('&').filter_map(|pair| {

@@ -31,7 +31,7 @@ impl Validator<'_, '_> {
         let mut valid = Vec::with_capacity(buckets.len());
         let mut prefixes: Vec<(Prefix, usize, Arc<str>)> = Vec::with_capacity(buckets.len());
         let mut names: HashMap<Arc<str>, usize> = HashMap::with_capacity(buckets.len());
-        let mut identities = known.identities.clone();
+        let mut identities = Identities { by_source: known.identities.clone(), by_keys: HashMap::new() };
         for (index, bucket) in buckets.into_iter().enumerate() {
             let place = place.index(index);
             let (mut bucket, origin) = match bucket {

@@ -10,8 +10,24 @@ use crate::config::problem::Place;
 use crate::s3::identity::{self, Credentials, Identity, Source};
 use crate::secret::Secret;
 
-/// One for the same settings, in all buckets and all generations.
-pub type Identities = HashMap<Source, Arc<Identity>>;
+pub struct Identities {
+    /// One for the same settings, in all buckets and all generations.
+    pub by_source: HashMap<Source, Arc<Identity>>,
+    /// One for the same keys in all buckets that are read together, which share what is derived from them.
+    pub by_keys: HashMap<Credentials, Arc<Identity>>,
+}
+
+impl Identities {
+    fn of_source(&mut self, source: Source) -> Arc<Identity> {
+        let identity = self.by_source.entry(source.clone());
+        identity.or_insert_with(|| Arc::new(Identity::from_source(source))).clone()
+    }
+
+    fn of_keys(&mut self, keys: Credentials) -> Arc<Identity> {
+        let identity = self.by_keys.entry(keys.clone());
+        identity.or_insert_with(|| Arc::new(Identity::constant(keys))).clone()
+    }
+}
 
 const SOURCES: &str =
     "static, environment, profile, web_identity, container, instance, assume_role or default";
@@ -47,9 +63,9 @@ impl Validator<'_, '_> {
         let options = written.as_ref().unwrap_or(&none);
         self.refuse_unused(source, s3, options, place);
         let identity = match source {
-            "static" => self.static_keys(s3, place).map(|keys| Arc::new(Identity::constant(keys))),
+            "static" => self.static_keys(s3, place).map(|keys| identities.of_keys(keys)),
             "environment" | "default" => match (self.keys_of_the_environment(s3, place), source) {
-                (Some(keys), _) => Some(Arc::new(Identity::constant(keys))),
+                (Some(keys), _) => Some(identities.of_keys(keys)),
                 (None, "environment") => {
                     let message = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are not both set in the environment, or hold what a key cannot have";
                     self.problems.push(options_place.key("source"), message);
@@ -61,10 +77,10 @@ impl Validator<'_, '_> {
                             "{place}: there are no keys here or in the environment, so they will be looked for where AWS's own programs look; write `credentials: {{ source: default }}` if that is meant"
                         ));
                     }
-                    region.map(|region| shared(identities, Source::Default { region: region.to_owned() }))
+                    region.map(|region| identities.of_source(Source::Default { region: region.to_owned() }))
                 }
             },
-            _ => self.source(source, s3, options, place, region).map(|source| shared(identities, source)),
+            _ => self.source(source, s3, options, place, region).map(|source| identities.of_source(source)),
         };
         s3.credentials = written;
         identity
@@ -247,11 +263,6 @@ impl Validator<'_, '_> {
             expires: None,
         })
     }
-}
-
-fn shared(identities: &mut Identities, source: Source) -> Arc<Identity> {
-    let identity = identities.entry(source.clone());
-    identity.or_insert_with(|| Arc::new(Identity::from_source(source))).clone()
 }
 
 fn is_plain(text: &str, more: &str) -> bool {
