@@ -177,6 +177,24 @@ async fn connections_to_the_store_are_reused() {
 }
 
 #[tokio::test]
+async fn clients_are_spread_over_the_threads_which_have_connections_of_their_own() {
+    let store = Store::start().await;
+    store.put("photos", "cat.jpg", "a cat");
+    let server = "server: { address: 127.0.0.1, port: {port}, threads: 3 }";
+    let proxy = Proxy::start(&format!("{server}\n{}", Stack::config(&store, ""))).await;
+    let mut clients = Vec::new();
+    for _ in 0..9 {
+        clients.push(Raw::connect(proxy.address).await);
+    }
+    for _ in 0..5 {
+        for client in &mut clients {
+            assert_eq!(client.ask("GET", "/photos/cat.jpg", &[]).await.status, 200);
+        }
+    }
+    assert_eq!(store.connections(), 3);
+}
+
+#[tokio::test]
 async fn a_client_that_goes_away_stops_the_read_from_the_store() {
     let sent = Arc::new(AtomicU64::new(0));
     let ended = Arc::new(AtomicUsize::new(0));

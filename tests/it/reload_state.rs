@@ -32,12 +32,14 @@ async fn g26_a_connection_made_under_other_trust_is_not_used() {
     let (_, other_pem) = certificate(&["127.0.0.1"]);
     let store = Store::with(store::Options { tls: Some(acceptor), ..Default::default() }).await;
     store.put("photos", "cat.jpg", "a cat");
-    let proxy = Proxy::start(&format!("{JWT}buckets: []")).await;
+    // Each thread has connections of its own.
+    let server = format!("server: {{ address: 127.0.0.1, port: {{port}}, threads: 1 }}\n{JWT}");
+    let proxy = Proxy::start(&format!("{server}buckets: []")).await;
     let ca = proxy.folder.path().join("ca.pem");
     let endpoint = format!("https://{}", store.address);
     let bucket = bucket_at("photos", "/photos", &endpoint, PUBLIC).replace("s3: {", "s3: { ca_file: ca.pem,");
     proxy::write(&ca, &pem);
-    proxy.write_config(&format!("{JWT}buckets:\n{bucket}"));
+    proxy.write_config(&format!("{server}buckets:\n{bucket}"));
     assert_eq!(proxy.reload(&admin_token()).await.0, 200);
     // A client that goes at once may take the connection to the store with it.
     let mut client = Raw::connect(proxy.address).await;
