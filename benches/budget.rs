@@ -46,15 +46,19 @@ const BUDGET: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/budget.txt");
 /// A name, how many times to do it, and what does it so many times.
 type Function = (&'static str, usize, fn(usize));
 
-const FUNCTIONS: [Function; 6] = [
+const FUNCTIONS: [Function; 7] = [
     ("sign", 1_000, sign),
     // Many, because a large table does not take the same work to make in each of two processes.
     ("find-10", 30_000, |times| find(10, times)),
     ("find-10000", 30_000, |times| find(10_000, times)),
-    ("authorize-hs256", 1_000, authorize),
+    ("authorize-hs256", 1_000, |times| authorize(1, times)),
+    ("authorize-hs256-new", NEW_TOKENS / 2, |times| authorize(NEW_TOKENS, times)),
     ("admit-hs256", 1_000, |times| decide(PRIVATE, times)),
     ("signed-request", 1_000, build),
 ];
+
+/// As many as one process needs, and made in each.
+const NEW_TOKENS: usize = 2_000;
 
 /// Whole requests on one kept-alive connection.
 const REQUESTS: [(&str, &str); 2] = [("request", PUBLIC), ("request-hs256", PRIVATE)];
@@ -106,12 +110,14 @@ fn find(prefixes: usize, times: usize) {
     }
 }
 
-fn authorize(times: usize) {
+/// By turns with so many tokens.
+fn authorize(tokens: usize, times: usize) {
     let generation = subject::generation(1, PRIVATE);
-    let request = subject::request(0, Some(&subject::hs256()));
-    for _ in 0..times {
-        let principal = subject::rule(&generation.config).authorize(&request.headers, "", now());
-        assert!(black_box(principal).is_ok());
+    let requests: Vec<_> =
+        (0..tokens).map(|n| subject::request(0, Some(&subject::hs256_of(&format!("user-{n:04}"))))).collect();
+    for n in 0..times {
+        let headers = &requests[n % tokens].headers;
+        assert!(black_box(subject::rule(&generation.config).authorize(headers, "", now())).is_ok());
     }
 }
 

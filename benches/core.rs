@@ -72,7 +72,7 @@ fn authorize(c: &mut Criterion) {
         let file = config_text(1, PRIVATE)
             .replace(&format!("secret: {SECRET}"), &format!("algorithm: {algorithm:?}, {key}"));
         let config = load(&file);
-        let request = request(0, Some(&token(algorithm, &signing)));
+        let request = request(0, Some(&token(algorithm, &signing, "ann")));
         group.bench_function(format!("{algorithm:?}"), |b| {
             b.iter(|| {
                 subject::rule(&config).authorize(black_box(&request.headers), "", now()).expect("good")

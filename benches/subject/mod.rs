@@ -72,13 +72,17 @@ pub fn request(n: usize, token: Option<&str>) -> RequestHeader {
 }
 
 /// A token that [`PRIVATE`] accepts, at [`now`] and at the time of the clock.
-pub fn token(algorithm: Algorithm, key: &EncodingKey) -> String {
-    let claims = json!({ "sub": "ann", "role": "reader", "iat": NOW, "exp": 4_000_000_000_u64 });
+pub fn token(algorithm: Algorithm, key: &EncodingKey, subject: &str) -> String {
+    let claims = json!({ "sub": subject, "role": "reader", "iat": NOW, "exp": 4_000_000_000_u64 });
     jsonwebtoken::encode(&Header::new(algorithm), &claims, key).expect("a token")
 }
 
 pub fn hs256() -> String {
-    token(Algorithm::HS256, &EncodingKey::from_secret(SECRET.as_bytes()))
+    hs256_of("ann")
+}
+
+pub fn hs256_of(subject: &str) -> String {
+    token(Algorithm::HS256, &EncodingKey::from_secret(SECRET.as_bytes()), subject)
 }
 
 /// What the first bucket asks of a token.
