@@ -57,8 +57,7 @@ fn resources(proxy: &Proxy) -> Resources {
     Resources { rss_kib: proxy.memory_kib("VmRSS"), descriptors, threads: proxy.memory_kib("Threads") }
 }
 
-/// Longer than every time limit of a request: Pingora keeps each moment at which one would have been over
-/// until it has come, so until then memory grows without any reload.
+/// Longer than every time limit of a request, so that memory has settled as far as it does without reloads.
 const WARM_UP: Duration = Duration::from_secs(90);
 
 async fn soak(reloads: u64) {
