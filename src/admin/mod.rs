@@ -10,6 +10,7 @@ use http::header::IF_MATCH;
 use http::{HeaderMap, Method};
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
@@ -116,6 +117,8 @@ pub struct Operators {
     pub lifecycle: Arc<Lifecycle>,
     pub watcher: Arc<Mutex<watcher::Status>>,
     pub limiter: Limiter,
+    /// The turn to make an answer that may be long.
+    pub turn: Arc<Semaphore>,
 }
 
 impl Operators {
@@ -132,10 +135,7 @@ impl Operators {
             Endpoint::Live => Ok(Answer::text(200, "ok\n")),
             Endpoint::Ready if self.lifecycle.is_draining() => Ok(Answer::text(503, "draining\n")),
             Endpoint::Ready => Ok(Answer::text(200, "ready\n")),
-            Endpoint::Metrics => {
-                let operators = self.clone();
-                elsewhere(move || operators.metrics()).await
-            }
+            Endpoint::Metrics => self.elsewhere(Self::metrics).await,
             Endpoint::Reload => self.reload(principal, parameters, headers).await,
             Endpoint::Rollback => self.rollback(principal, parameters).await,
             Endpoint::Validate => self.validate(principal, body).await,
@@ -166,7 +166,7 @@ impl Operators {
     }
 
     async fn reload(
-        &self,
+        self: &Arc<Self>,
         principal: Principal,
         parameters: Parameters<'_>,
         headers: &HeaderMap,
@@ -194,13 +194,17 @@ impl Operators {
         self.attempt("/admin/reload", principal, From::File, conditions).await
     }
 
-    async fn rollback(&self, principal: Principal, parameters: Parameters<'_>) -> Result<Answer, Answer> {
+    async fn rollback(
+        self: &Arc<Self>,
+        principal: Principal,
+        parameters: Parameters<'_>,
+    ) -> Result<Answer, Answer> {
         parameters.only(&["to"])?;
         let to = parameters.number("to")?;
         self.attempt("/admin/rollback", principal, From::Generation(to), Conditions::default()).await
     }
 
-    async fn validate(&self, principal: Principal, body: Option<Body>) -> Result<Answer, Answer> {
+    async fn validate(self: &Arc<Self>, principal: Principal, body: Option<Body>) -> Result<Answer, Answer> {
         let text = match body {
             Some(Body::Whole(text)) => text,
             Some(Body::TooLarge) => return Err(error(413, "The configuration is larger than 16 MiB")),
@@ -211,7 +215,7 @@ impl Operators {
     }
 
     async fn attempt(
-        &self,
+        self: &Arc<Self>,
         path: &'static str,
         principal: Principal,
         from: From,
@@ -223,11 +227,12 @@ impl Operators {
         }
         let trigger = Trigger::Admin { path, subject: principal.subject };
         let attempt = self.reloader.reload(trigger, from, conditions).await.ok_or_else(ending)?;
-        Ok(Answer::json(attempt.status(), &attempt.report()))
+        self.elsewhere(move |_| Answer::json(attempt.status(), &attempt.report())).await
     }
 
-    async fn status(&self, parameters: Parameters<'_>) -> Result<Answer, Answer> {
+    async fn status(self: &Arc<Self>, parameters: Parameters<'_>) -> Result<Answer, Answer> {
         parameters.only(&["wait_digest", "timeout"])?;
+        let mut status = 200;
         if let Some(digest) = parameters.text("wait_digest") {
             let patience = match parameters.text("timeout") {
                 None => Duration::from_secs(30),
@@ -239,14 +244,13 @@ impl Operators {
                 outcome = timeout(patience, self.judged(&digest)) => outcome,
                 () = self.lifecycle.draining() => return Err(error(503, "The process is shutting down")),
             };
-            let status = match outcome {
+            status = match outcome {
                 Ok(true) => 200,
                 Ok(false) => 409,
                 Err(_) => 504,
             };
-            return Ok(Answer::json(status, &self.status_report()));
         }
-        Ok(Answer::json(200, &self.status_report()))
+        self.elsewhere(move |operators| Answer::json(status, &operators.status_report())).await
     }
 
     /// Waits until a content is in service (`true`) or was refused.
@@ -299,7 +303,7 @@ impl Operators {
         })
     }
 
-    async fn config(&self, parameters: Parameters<'_>) -> Result<Answer, Answer> {
+    async fn config(self: &Arc<Self>, parameters: Parameters<'_>) -> Result<Answer, Answer> {
         parameters.only(&["generation"])?;
         let config = match parameters.number("generation")? {
             None => self.live.current().config.clone(),
@@ -310,13 +314,26 @@ impl Operators {
                 .map(|restorable| restorable.config)
                 .ok_or_else(|| error(404, &format!("Generation {number} is not in the history")))?,
         };
-        elsewhere(move || Answer::new(200, "application/yaml", config.show()).etag(&config.digest)).await
+        let answer = move |_: &Self| Answer::new(200, "application/yaml", config.show()).etag(&config.digest);
+        self.elsewhere(answer).await
     }
-}
 
-/// Makes an answer that may be of many buckets, while the thread of the connection serves others.
-async fn elsewhere(make: impl FnOnce() -> Answer + Send + 'static) -> Result<Answer, Answer> {
-    spawn_blocking(make).await.map_err(|_| error(500, "The answer could not be made"))
+    /// Makes an answer that may be of many buckets while the thread of the connection serves others; one
+    /// after the other, or they would take their time from requests and pile up.
+    async fn elsewhere(
+        self: &Arc<Self>,
+        make: impl FnOnce(&Self) -> Answer + Send + 'static,
+    ) -> Result<Answer, Answer> {
+        let turn = self.turn.clone().acquire_owned().await;
+        let operators = self.clone();
+        let made = spawn_blocking(move || {
+            let answer = make(&operators);
+            // Now, also where nobody waits for the answer any more.
+            drop(turn);
+            answer
+        });
+        made.await.map_err(|_| error(500, "The answer could not be made"))
+    }
 }
 
 /// The query string of a request. What is not understood is refused: a `dryrun=true` must not reload.

@@ -54,6 +54,10 @@ impl<S: Clone> Default for Cache<S> {
 }
 
 impl<S: Clone> Cache<S> {
+    pub fn clear(&self) {
+        self.0.clear();
+    }
+
     /// The entry of a token, if its signer still stands; otherwise what `verify` finds, kept when it is
     /// good.
     pub fn get_or_verify<E>(
@@ -73,5 +77,32 @@ impl<S: Clone> Cache<S> {
         let claims = Arc::new(claims);
         self.0.insert(key, Verified { signer, claims: claims.clone(), token_bytes: token.len() as u64 });
         Ok(claims)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_good_token_is_verified_once_until_it_is_forgotten() {
+        let cache = Cache::default();
+        let verified = |is_good: bool| {
+            let mut verified = false;
+            let outcome = cache.get_or_verify(
+                "token",
+                |()| true,
+                || {
+                    verified = true;
+                    is_good.then(|| (Claims::default(), ())).ok_or("bad")
+                },
+            );
+            assert_eq!(outcome.is_ok(), is_good || !verified);
+            verified
+        };
+        assert!(verified(false) && verified(true));
+        assert!(!verified(true));
+        cache.clear();
+        assert!(verified(true));
     }
 }

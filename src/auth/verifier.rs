@@ -84,6 +84,11 @@ impl Verifier {
         !self.published.is_empty() || self.keys.iter().any(|key| key.is_live(now))
     }
 
+    /// Lets go of what is remembered of tokens.
+    pub fn forget(&self) {
+        self.cache.clear();
+    }
+
     pub fn verify(&self, token: &str, now: SystemTime) -> Result<Arc<Claims>, Denied> {
         let stands = |signer: &Signer| self.stands(*signer, now);
         let claims = self.cache.get_or_verify(token, stands, || self.vouch(token, now))?;

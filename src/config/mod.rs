@@ -248,6 +248,14 @@ impl Config {
         }
         serde_yaml::to_string(&whole).unwrap_or_else(|error| format!("# {error}\n"))
     }
+
+    /// Lets go of what is remembered only while it serves; for one that is kept after its successor came.
+    pub fn retire(&self, successor: &Self) {
+        let key = |config: &Self| config.verifier.as_ref().map(|(_, verifier)| Arc::as_ptr(verifier));
+        if let Some((_, verifier)) = self.verifier.as_ref().filter(|_| key(self) != key(successor)) {
+            verifier.forget();
+        }
+    }
 }
 
 /// Where a configuration comes from.

@@ -59,7 +59,7 @@ const UNWANTED_BODY: Duration = Duration::from_secs(5);
 /// A request that took longer than it may in all.
 const OVERDUE: ErrorType = ErrorType::Custom("Overdue");
 
-/// The proxy of one port.
+/// The proxy of one thread, or of the operators.
 pub struct Gateway {
     /// Whether the port is the operators' own, where no objects are served.
     pub is_for_operators: bool,

@@ -50,7 +50,7 @@ pub fn at(endpoint: &Endpoint, address: IpAddr) -> HttpPeer {
     peer
 }
 
-/// The certificates of every `ca_file`, parsed once.
+/// The certificates of every `ca_file`, parsed once for each thread.
 #[derive(Default)]
 pub struct Authorities(Mutex<HashMap<Vec<Vec<u8>>, Certificates>>);
 

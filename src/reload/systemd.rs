@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use futures::future::try_join_all;
 use sd_notify::NotifyState;
 use tokio::runtime::Handle;
 
@@ -60,11 +61,11 @@ pub fn watchdog(background: &Handle, workers: Vec<Handle>) {
     background.spawn(async move {
         loop {
             interval.tick().await;
-            for worker in &workers {
-                // What does nothing cannot fail.
-                let _ = worker.spawn(async {}).await;
+            let turns = workers.iter().map(|worker| worker.spawn(async {}));
+            // An error says that there is no such thread any more.
+            if try_join_all(turns).await.is_ok() {
+                send(&[NotifyState::Watchdog]);
             }
-            send(&[NotifyState::Watchdog]);
         }
     });
 }

@@ -124,6 +124,7 @@ impl Worker {
                         (prepared.commit)();
                         generation.number
                     });
+                    current.config.retire(&prepared.config);
                     let pending = attempt.pending_restart.len();
                     self.metrics.published(attempt.generation, pending, names(&prepared.config));
                     self.announce(&attempt, &prepared.config);

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::iter;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -138,6 +139,26 @@ impl Incoming {
             }
             Queue::Path(listener) => Accepted::Path(listener.accept().await?.0.into_std()?),
         })
+    }
+
+    /// The connections that wait at this moment, and no later ones.
+    pub fn rest(self) -> Vec<Accepted> {
+        // Asked of the kernel: a runtime tells of what it has heard, and only so much at a time.
+        let port = |listener: &std::net::TcpListener| {
+            let (stream, client) = listener.accept().ok()?;
+            stream.set_nonblocking(true).ok()?;
+            Some(Accepted::Port(stream, client))
+        };
+        let path = |listener: &std::os::unix::net::UnixListener| {
+            let stream = listener.accept().ok()?.0;
+            stream.set_nonblocking(true).ok()?;
+            Some(Accepted::Path(stream))
+        };
+        match self.queue {
+            Queue::Port(listener) => listener.into_std().map(|from| iter::from_fn(|| port(&from)).collect()),
+            Queue::Path(listener) => listener.into_std().map(|from| iter::from_fn(|| path(&from)).collect()),
+        }
+        .unwrap_or_default()
     }
 }
 

@@ -18,6 +18,7 @@ use pingora::apps::HttpServerOptions;
 use pingora::proxy::{HttpProxy, http_proxy};
 use pingora::server::configuration::ServerConf;
 use pingora::time::fast_timeout::set_fast_timeout_to_tokio_threshold;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{error, info, warn};
 
@@ -142,6 +143,7 @@ pub fn run(start: Start, signals: Caught, log: logging::Guard) -> Result<()> {
         lifecycle: lifecycle.clone(),
         watcher: watcher_status,
         limiter: Limiter::default(),
+        turn: Arc::new(Semaphore::new(1)),
     });
     // Pingora reads the system's root certificates here, and panics where it cannot.
     let services = std::panic::catch_unwind(AssertUnwindSafe(|| Services::new(resolver.clone())));

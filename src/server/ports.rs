@@ -11,7 +11,6 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::FutureExt;
 use pingora::apps::{HttpServerApp, ServerApp};
 use pingora::proxy::HttpProxy;
 use tokio::runtime::Handle;
@@ -286,7 +285,7 @@ impl Acceptor {
             }
         }
         // Whoever the kernel has already let in would be thrown out with the socket.
-        while let Some(Ok(accepted)) = incoming.accept().now_or_never() {
+        for accepted in incoming.rest() {
             self.take(accepted, &shutdown);
         }
     }

@@ -1,6 +1,6 @@
 //! The threads that serve connections. Each has a runtime, with its timers, and connections to the stores
-//! of its own, and a client's connection stays with the one that it was given to: nothing of a request
-//! passes from thread to thread.
+//! of its own, and a client's connection stays with the one that it was given to, so that a request and its
+//! answer pass from thread to thread nowhere. Only connections to services that decide are shared by all.
 
 use std::future::Future;
 use std::io;
