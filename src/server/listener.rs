@@ -141,7 +141,8 @@ impl Incoming {
         })
     }
 
-    /// The connections that wait at this moment, and no later ones.
+    /// The connections that wait to be accepted, and not many that come meanwhile: another process may have
+    /// the socket too.
     pub fn rest(self) -> Vec<Accepted> {
         // Asked of the kernel: a runtime tells of what it has heard, and only so much at a time.
         let port = |listener: &std::net::TcpListener| {
@@ -154,9 +155,14 @@ impl Incoming {
             stream.set_nonblocking(true).ok()?;
             Some(Accepted::Path(stream))
         };
+        const WAITING: usize = BACKLOG as usize;
         match self.queue {
-            Queue::Port(listener) => listener.into_std().map(|from| iter::from_fn(|| port(&from)).collect()),
-            Queue::Path(listener) => listener.into_std().map(|from| iter::from_fn(|| path(&from)).collect()),
+            Queue::Port(listener) => {
+                listener.into_std().map(|from| iter::from_fn(|| port(&from)).take(WAITING).collect())
+            }
+            Queue::Path(listener) => {
+                listener.into_std().map(|from| iter::from_fn(|| path(&from)).take(WAITING).collect())
+            }
         }
         .unwrap_or_default()
     }
