@@ -18,5 +18,6 @@ pub mod auth; //       tokens, keys, claims: may this request do this?
 pub mod s3; //         addressing and signing requests to a store
 pub mod metrics; //    every metric
 pub mod logging; //    the log
+pub mod deadline; //   until when a run may go on
 pub mod secret; //     a secret prints as [redacted]
 pub mod fault; //      failures on demand, in test builds only

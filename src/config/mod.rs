@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_yaml::Value;
+use thiserror::Error;
 
 use crate::auth::Rule;
 use crate::auth::claims::Condition;
@@ -32,6 +33,7 @@ use crate::auth::keys::Algorithm;
 use crate::auth::networks::Network;
 use crate::auth::policy::Policy;
 use crate::auth::verifier::Verifier;
+use crate::deadline::Expired;
 use crate::fault;
 use crate::routing::{Prefix, RouteTable};
 use crate::s3::sigv4::Signer;
@@ -275,11 +277,21 @@ pub struct Loaded {
     /// What was read, once, and judged; also when it is not valid.
     pub content: Content,
     pub digest: String,
-    pub outcome: Result<Config, Problems>,
+    pub outcome: Result<Config, Unloaded>,
+}
+
+/// Why there is no configuration.
+#[derive(Debug, Error)]
+pub enum Unloaded {
+    #[error("{0}")]
+    Invalid(#[from] Problems),
+    /// The deadline of the stages passed first, so nothing is known about the file.
+    #[error("{0}")]
+    Expired(#[from] Expired),
 }
 
 /// Reads and validates a configuration file, and nothing else: no network, no effect.
-pub fn load(path: &Path) -> Result<Config, Problems> {
+pub fn load(path: &Path) -> Result<Config, Unloaded> {
     load_from(Source::File(path.to_owned()), None, &mut Stages::default()).outcome
 }
 
@@ -306,7 +318,7 @@ pub fn load_from(source: Source, predecessor: Option<&Config>, stages: &mut Stag
         None => References::new(directory),
         Some(files) => References::recorded(directory, files),
     };
-    let (file, mut outcome) = match read {
+    let (file, outcome) = match read {
         Ok(bytes) => {
             let own = own_mode.map(|mode| (path.as_path(), mode));
             let outcome = parse(&bytes, own, &mut references, predecessor, stages);
@@ -316,9 +328,11 @@ pub fn load_from(source: Source, predecessor: Option<&Config>, stages: &mut Stag
     };
     let content = Content { file, referenced: references.files };
     let digest = stages.time("digest", || content.digest());
-    if let Ok(config) = &mut outcome {
-        config.digest.clone_from(&digest);
-    }
+    // A loop that broke off at the deadline leaves an outcome that means nothing.
+    let outcome = match stages.deadline().check() {
+        Ok(()) => outcome.map(|config| Config { digest: digest.clone(), ..config }).map_err(Unloaded::from),
+        Err(expired) => Err(expired.into()),
+    };
     Loaded { content, digest, outcome }
 }
 

@@ -1,8 +1,10 @@
-//! The stages of a reload: how long each took, and which one is under way.
+//! The stages of a reload: how long each took, which one is under way, and until when they may go on.
 
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use crate::deadline::Deadline;
 
 type Name = Cow<'static, str>;
 
@@ -10,6 +12,7 @@ type Name = Cow<'static, str>;
 pub struct Stages {
     done: Vec<(Name, Duration)>,
     current: Current,
+    deadline: Deadline,
 }
 
 /// The stage under way, for whoever waits outside and may give up.
@@ -23,6 +26,15 @@ impl Current {
 }
 
 impl Stages {
+    /// The stages of a run with a deadline, which the loops within them look at.
+    pub fn until(deadline: Deadline) -> Self {
+        Self { deadline, ..Self::default() }
+    }
+
+    pub fn deadline(&self) -> &Deadline {
+        &self.deadline
+    }
+
     /// Does something and remembers how long it took.
     pub fn time<T>(&mut self, name: impl Into<Name>, stage: impl FnOnce() -> T) -> T {
         let name = name.into();

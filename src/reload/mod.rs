@@ -27,7 +27,7 @@ use tokio::sync::{broadcast, oneshot, watch};
 use crate::config::problem::{Place, Problems};
 use crate::config::source::Content;
 use crate::config::stages::Stages;
-use crate::config::{self, Config, Source};
+use crate::config::{self, Config, Source, Unloaded};
 use crate::generation::Live;
 use crate::metrics::Metrics;
 use attempt::{Attempt, Conditions, From, Restorable, Trigger};
@@ -121,14 +121,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Reloader {
     /// Reads a configuration and makes it the first generation, for a program that has a use of its own
     /// for it.
-    pub fn open(path: &Path) -> Result<Self, Problems> {
+    pub fn open(path: &Path) -> Result<Self, Unloaded> {
         let loaded = config::load_from(Source::File(path.to_owned()), None, &mut Stages::default());
         let config = loaded.outcome?;
         let failed = |error: &dyn std::fmt::Display| Problems::one(Place::root(), None, error.to_string());
         let metrics = Arc::new(Metrics::new().map_err(|error| failed(&error))?);
         let live = Arc::new(Live::new(Arc::new(config)));
         Self::start(path.to_owned(), live, &loaded.content, metrics, Surroundings::default())
-            .map_err(|error| failed(&error))
+            .map_err(|error| failed(&error).into())
     }
 
     /// Starts the thread. The generation in `live` is the one that the process was started with, and

@@ -10,7 +10,7 @@ use super::{Commit, Seen, Surroundings};
 use crate::config::changes::{self, PendingRestart};
 use crate::config::source::Content;
 use crate::config::stages::Stages;
-use crate::config::{self, Config, Source};
+use crate::config::{self, Config, Source, Unloaded};
 use crate::fault;
 
 /// Everything that can fail, done.
@@ -71,7 +71,12 @@ impl Preparation {
         }
         let outcome = loaded
             .outcome
-            .map_err(Refusal::Invalid)
+            .map_err(|unloaded| match unloaded {
+                Unloaded::Invalid(problems) => Refusal::Invalid(problems),
+                Unloaded::Expired(_) => {
+                    Refusal::Late { stage: stages.current().name(), deadline: self.current.reload.deadline }
+                }
+            })
             .and_then(|config| self.examine(Arc::new(config), Arc::new(loaded.content), None, stages));
         report(seen, Some(digest), outcome)
     }

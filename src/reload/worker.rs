@@ -18,6 +18,7 @@ use super::{Notice, Request, Shared, Surroundings, lock};
 use crate::config::source::Content;
 use crate::config::stages::Stages;
 use crate::config::{Config, changes};
+use crate::deadline::Deadline;
 use crate::generation::Live;
 use crate::metrics::Metrics;
 
@@ -169,7 +170,9 @@ impl Worker {
             }
             From::File | From::Text(_) => None,
         };
-        let mut stages = Stages::default();
+        let deadline = current.config.reload.deadline;
+        let give_up = Deadline::within(deadline);
+        let mut stages = Stages::until(give_up.clone());
         let stage = stages.current();
         let preparation = Preparation {
             path: self.path.clone(),
@@ -190,10 +193,12 @@ impl Worker {
         if let Err(error) = spawned {
             return refused(Refusal::NoThread(error.to_string()));
         }
-        let deadline = current.config.reload.deadline;
         match report.recv_timeout(deadline) {
             Ok(report) => report,
-            Err(mpsc::RecvTimeoutError::Timeout) => refused(Refusal::Late { stage: stage.name(), deadline }),
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                give_up.cancel();
+                refused(Refusal::Late { stage: stage.name(), deadline })
+            }
             Err(mpsc::RecvTimeoutError::Disconnected) => refused(Refusal::Panicked(stage.name())),
         }
     }
