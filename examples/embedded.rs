@@ -1,14 +1,20 @@
-//! The reloader inside another program: a hook that vetoes, a subscription that hears what changed, a
-//! change from code, and the file written back.
+//! The reloader inside another program: a hook that vetoes, a subscription that hears of reloads and of
+//! refusals, the file watcher switched on and off, a change from code, and the file written back.
 //!
 //!     cargo run --example embedded
+
+use std::fmt::Write;
+use std::fs;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use serde_yaml::Value;
 use yatagarasu::reload::Reloader;
 use yatagarasu::reload::attempt::{Attempt, Verdict};
+use yatagarasu::reload::hooks::Announcement;
 
 const CONFIG: &str = "\
+reload: { debounce_ms: 50, poll_seconds: 1 }
 jwt: { secret: a-secret-of-at-least-32-characters }
 buckets:
   - name: photos
@@ -17,29 +23,46 @@ buckets:
     auth: { enabled: true }
 ";
 
-fn main() -> Result<()> {
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<()> {
+    println!("{}", story().await?);
+    Ok(())
+}
+
+/// Plays the story and returns it in words.
+pub async fn story() -> Result<String> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("config.yaml");
-    std::fs::write(&path, CONFIG)?;
+    fs::write(&path, CONFIG)?;
+    let mut told = String::new();
 
-    let reloader = Reloader::open(&path)?;
+    let reloader = Arc::new(Reloader::open(&path)?);
     reloader.before_publish("no bucket in the United States", |_old, new| {
         let abroad = new.show().contains("region: us-");
         if abroad { Err("a bucket is in the United States".to_owned()) } else { Ok(()) }
     });
     let mut announcements = reloader.subscribe();
 
-    // A change from code, through the same pipeline as any other reload.
-    let moved = reloader.update(|file| set_region(file, "us-east-1"))?;
-    println!("to us-east-1: {}", said(moved.as_deref()));
-    let moved = reloader.update(|file| set_region(file, "eu-central-1"))?;
-    println!("to eu-central-1: {}", said(moved.as_deref()));
-    let announcement = announcements.try_recv().context("an announcement")?;
-    println!("generation {}: {:#?}", announcement.generation, announcement.events);
+    // A change from code takes the same way as any other reload, so the hook may refuse it.
+    let moved = reloader.update_async(|file| set_region(file, "us-east-1")).await?;
+    writeln!(told, "to us-east-1: {}", said(moved.as_deref()))?;
+    writeln!(told, "{}", heard(&announcements.recv().await?))?;
+    let moved = reloader.update_async(|file| set_region(file, "eu-central-1")).await?;
+    writeln!(told, "to eu-central-1: {}", said(moved.as_deref()))?;
+    writeln!(told, "{}", heard(&announcements.recv().await?))?;
+    writeln!(told, "written back: {}", reloader.save_async().await?)?;
 
-    println!("written back: {}", reloader.save()?);
-    println!("{}", std::fs::read_to_string(&path)?);
-    Ok(())
+    // With the watcher on, a change of the file is enough.
+    reloader.watch()?;
+    let text = fs::read_to_string(reloader.path())?.replace("/photos", "/pictures");
+    fs::write(reloader.path(), text)?;
+    writeln!(told, "watching: {}; {}", reloader.is_watching(), heard(&announcements.recv().await?))?;
+    reloader.unwatch();
+    writeln!(told, "watching: {}", reloader.is_watching())?;
+    let current = reloader.live().current();
+    let bucket = current.config.buckets.first().context("the bucket")?;
+    writeln!(told, "{} is served by generation {}", bucket.name, current.number)?;
+    Ok(told)
 }
 
 fn set_region(file: &mut Value, region: &str) {
@@ -55,5 +78,16 @@ fn said(attempt: Option<&Attempt>) -> String {
         Some(Verdict::Refused(refusal)) => format!("refused, {refusal}"),
         Some(_) => "in service".to_owned(),
         None => "the reloader has ended".to_owned(),
+    }
+}
+
+fn heard(announcement: &Announcement) -> String {
+    match announcement {
+        Announcement::Published { generation, events, .. } => {
+            format!("heard of generation {generation}, events: {}", events.len())
+        }
+        Announcement::Refused { generation, errors, .. } => {
+            format!("heard of a refusal, generation {generation} stays: {}", errors.join("; "))
+        }
     }
 }

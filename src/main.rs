@@ -10,7 +10,7 @@ use clap::Parser;
 use yatagarasu::cli::{Cli, Command, ConfigCommand};
 use yatagarasu::config::stages::Stages;
 use yatagarasu::config::{self, Config, Source};
-use yatagarasu::reload::history::HistoryFile;
+use yatagarasu::reload::history_file::HistoryFile;
 use yatagarasu::reload::signals::{self, Caught};
 use yatagarasu::server::{self, Start};
 use yatagarasu::{client, logging};
@@ -72,6 +72,7 @@ fn run(path: PathBuf, resume: Option<&Path>, upgrade: bool, signals: Caught) -> 
     let _ = rustix::thread::disable_transparent_huge_pages(true);
     let mut loaded = config::load_from(Source::File(path.clone()), None, &mut Stages::default());
     let log = logging::init();
+    let file_digest = loaded.digest.clone();
     if let Err(problems) = &loaded.outcome
         && let Some(history) = resume
     {
@@ -79,11 +80,12 @@ fn run(path: PathBuf, resume: Option<&Path>, upgrade: bool, signals: Caught) -> 
             "{problems}; looking for the last configuration that took effect in {}",
             history.display()
         );
-        let (_, content) = HistoryFile::new(history.to_owned())
+        let recorded = HistoryFile::new(history.to_owned())
             .read()
             .with_context(|| format!("{problems}\n`{}`", history.display()))?;
-        let content =
-            content.with_context(|| format!("{problems}\n`{}` holds no such one", history.display()))?;
+        let content = recorded
+            .last_good
+            .with_context(|| format!("{problems}\n`{}` holds no such one", history.display()))?;
         let source = Source::Recorded { path: path.clone(), content };
         loaded = config::load_from(source, None, &mut Stages::default());
         tracing::warn!(
@@ -91,7 +93,7 @@ fn run(path: PathBuf, resume: Option<&Path>, upgrade: bool, signals: Caught) -> 
             "serving the last configuration that took effect; the file is invalid"
         );
     }
-    let start = Start { path, config: loaded.outcome?, content: loaded.content, upgrade };
+    let start = Start { path, config: loaded.outcome?, content: loaded.content, file_digest, upgrade };
     server::run(start, signals, log)
 }
 

@@ -3,7 +3,7 @@
 
 pub mod limiter;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::header::IF_MATCH;
@@ -20,9 +20,8 @@ use crate::generation::Live;
 use crate::lifecycle::Lifecycle;
 use crate::logging;
 use crate::metrics::Metrics;
-use crate::reload::Reloader;
 use crate::reload::attempt::{Attempt, Conditions, From, Trigger, unix_seconds};
-use crate::reload::watcher;
+use crate::reload::{Reloader, Unavailable};
 use limiter::Limiter;
 
 /// What a path that is reserved for operators means.
@@ -115,7 +114,6 @@ pub struct Operators {
     pub reloader: Arc<Reloader>,
     pub metrics: Arc<Metrics>,
     pub lifecycle: Arc<Lifecycle>,
-    pub watcher: Arc<Mutex<watcher::Status>>,
     pub limiter: Limiter,
     /// The turn to make an answer that may be long.
     pub turn: Arc<Semaphore>,
@@ -226,7 +224,11 @@ impl Operators {
             return Err(ending());
         }
         let trigger = Trigger::Admin { path, subject: principal.subject };
-        let attempt = self.reloader.reload(trigger, from, conditions).await.ok_or_else(ending)?;
+        let attempt = match self.reloader.reload(trigger, from, conditions).await {
+            Ok(attempt) => attempt,
+            Err(Unavailable::Ending) => return Err(ending()),
+            Err(why @ Unavailable::Crowded) => return Err(error(503, &why.to_string()).retry_after(1)),
+        };
         self.elsewhere(move |_| Answer::json(attempt.status(), &attempt.report())).await
     }
 
@@ -256,6 +258,8 @@ impl Operators {
     /// Waits until a content is in service (`true`) or was refused.
     async fn judged(&self, digest: &str) -> bool {
         let mut attempts = self.reloader.attempts();
+        let last = || self.reloader.history().last;
+        let before = last().map(|attempt| attempt.id.clone());
         loop {
             attempts.mark_unchanged();
             if self.live.current().config.digest == digest {
@@ -263,6 +267,11 @@ impl Operators {
             }
             let error = self.reloader.history().error;
             if error.is_some_and(|attempt| attempt.digest.as_deref() == Some(digest)) {
+                return false;
+            }
+            // A run that was late, or ended by a panic, may not know what it had read. It may have been this.
+            let is_unknown = |attempt: &Attempt| attempt.is_failure() && attempt.digest.is_none();
+            if last().is_some_and(|last| Some(&last.id) != before.as_ref() && is_unknown(&last)) {
                 return false;
             }
             if attempts.changed().await.is_err() {
@@ -296,7 +305,7 @@ impl Operators {
             "last_reload": report(history.last.as_ref()),
             "error_state": report(history.error.as_ref()),
             "generations_alive": alive,
-            "watcher": *self.watcher.lock().unwrap_or_else(PoisonError::into_inner),
+            "watcher": self.reloader.watcher_status(),
             "requests_in_flight": self.lifecycle.requests_in_flight(),
             "draining": self.lifecycle.is_draining(),
             "history": history.reports(),

@@ -95,22 +95,32 @@ impl KeySet {
         (confirmed > 0).then(|| now.saturating_sub(Duration::from_secs(confirmed)))
     }
 
+    /// Forgets the keys, as before the first fetch.
+    pub fn forget(&self) {
+        self.current.store(Arc::new(Keys { version: next_version(), ..Keys::default() }));
+        self.confirmed.store(0, Ordering::Relaxed);
+    }
+
     /// Takes over what the issuer publishes now, or leaves everything as it is. Says which keys are left
     /// out, if that was not said before.
     pub fn learn(&self, document: &[u8], now: SystemTime) -> Result<Vec<Skipped>, InvalidSet> {
-        static VERSION: AtomicU64 = AtomicU64::new(1);
         let digest: [u8; 32] = Sha256::digest(document).into();
         let mut skipped = Vec::new();
         if self.current.load().document != digest {
             let (keys, left_out) = parse(document)?;
             skipped = left_out;
-            let version = VERSION.fetch_add(1, Ordering::Relaxed);
-            self.current.store(Arc::new(Keys { version, keys, document: digest }));
+            self.current.store(Arc::new(Keys { version: next_version(), keys, document: digest }));
         }
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         self.confirmed.store(now.max(1), Ordering::Relaxed);
         Ok(skipped)
     }
+}
+
+/// A version that no set of the process had before.
+fn next_version() -> u64 {
+    static VERSION: AtomicU64 = AtomicU64::new(1);
+    VERSION.fetch_add(1, Ordering::Relaxed)
 }
 
 /// A JSON Web Key, as far as it concerns us. Only its public parts are read.

@@ -74,8 +74,9 @@ pub struct Config {
 /// How the configuration itself is kept up to date.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reload {
-    /// The file watcher, when it is on.
-    pub watch: Option<Watch>,
+    /// Whether the file watcher is on.
+    pub is_watching: bool,
+    pub watch: Watch,
     /// How long one reload may take.
     pub deadline: Duration,
     /// Where the last good content and the history are kept.
@@ -283,10 +284,10 @@ pub struct Loaded {
 /// Why there is no configuration.
 #[derive(Debug, Error)]
 pub enum Unloaded {
-    #[error("{0}")]
+    #[error(transparent)]
     Invalid(#[from] Problems),
     /// The deadline of the stages passed first, so nothing is known about the file.
-    #[error("{0}")]
+    #[error(transparent)]
     Expired(#[from] Expired),
 }
 

@@ -2,11 +2,12 @@
 //! gigabytes), or bytes that somebody has already. And the digest that tells two contents apart.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io::{self, Read};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
@@ -32,22 +33,32 @@ pub struct Found {
     pub bytes: Vec<u8>,
     /// Its permission bits.
     pub mode: u32,
+    /// The user id of its owner.
+    pub owner: u32,
 }
+
+/// Opening a pipe does not wait for a writer.
+const NONBLOCK: i32 = OFlags::NONBLOCK.bits() as i32;
 
 /// A regular file of at most `limit` bytes.
 pub fn read(path: &Path, limit: u64) -> Result<Found, Unreadable> {
-    // Opening a pipe would wait for a writer, so look before opening.
+    // Opening a pipe would wait for a writer, and some devices act when they are opened, so look first.
     if !std::fs::metadata(path)?.is_file() {
         return Err(Unreadable::NotAFile);
     }
-    let file = File::open(path)?;
-    let mode = file.metadata()?.permissions().mode();
+    // Without waiting, for what may have been put there since.
+    let file = OpenOptions::new().read(true).custom_flags(NONBLOCK).open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(Unreadable::NotAFile);
+    }
+    let (mode, owner) = (metadata.permissions().mode(), metadata.uid());
     let mut bytes = Vec::new();
     file.take(limit + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit {
         return Err(Unreadable::TooLarge(limit));
     }
-    Ok(Found { bytes, mode })
+    Ok(Found { bytes, mode, owner })
 }
 
 /// The exact bytes of a configuration: the file's, and those of every file that it refers to. What

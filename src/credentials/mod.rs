@@ -16,6 +16,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use crate::config::{Bucket, Config};
@@ -66,29 +67,44 @@ impl Refresher {
         Arc::new(Self { runtime, fetcher: Fetcher::new(), live, metrics, sources: Mutex::default() })
     }
 
-    /// Has every source of a configuration asked that may go into service, and waits for the first
-    /// answers, until the deadline at most; for a thread outside of the runtime. Says which buckets have
-    /// no credentials.
-    pub fn warm(self: &Arc<Self>, config: &Config, deadline: Instant) -> Vec<String> {
-        let tried = self.keep(config);
+    /// Asks every source of a configuration that nobody asks yet, once, and waits for the answers, until the
+    /// deadline at most; for a thread outside of the runtime. Only the identities of that configuration
+    /// learn what came. The second value tells which buckets have no credentials.
+    pub fn warm(self: &Arc<Self>, config: &Config, deadline: Instant) -> (First, Vec<String>) {
+        let mut first = HashMap::new();
+        for (source, (identity, _)) in used_by(config) {
+            match self.tried(source) {
+                Some(mut tried) => self.runtime.block_on(async {
+                    // Too late, or the task has ended.
+                    let _ = timeout_at(deadline, tried.wait_for(|tried| *tried)).await;
+                }),
+                None => drop(first.insert(source.clone(), (identity, Asked::UnderWay(self.ask(source))))),
+            }
+            if let Some(known) = self.known(source) {
+                identity.renew(known);
+            }
+        }
         self.runtime.block_on(async {
-            for mut tried in tried {
-                // Too late, or nobody is left to try.
-                let _ = timeout_at(deadline, tried.wait_for(|tried| *tried)).await;
+            for (identity, asked) in first.values_mut() {
+                asked.answered_by(deadline).await;
+                if let Asked::Answered(Ok(credentials)) = asked {
+                    identity.renew(Arc::new(Signatory::new(credentials.clone())));
+                }
             }
         });
+        let first = First(first.into_iter().map(|(source, (_, asked))| (source, asked)).collect());
         let now = SystemTime::now();
         let is_without = |bucket: &&Arc<Bucket>| bucket.signer.identity().signatory(now).is_none();
         let warning = |bucket: &Arc<Bucket>| {
             format!("bucket `{}` has no credentials yet, its requests get 503; the log says why", bucket.name)
         };
-        config.buckets.iter().filter(is_without).map(warning).collect()
+        (first, config.buckets.iter().filter(is_without).map(warning).collect())
     }
 
-    /// A reload has ended: asks for what the configuration in service uses, and for nothing else.
-    pub fn settle(self: &Arc<Self>) {
+    /// Keeps the credentials of the configuration in service fresh, and those of no other one.
+    pub fn adopt(self: &Arc<Self>, first: First) {
         let current = self.live.current();
-        self.keep(&current.config);
+        self.keep(&current.config, first);
         let used = used_by(&current.config);
         for (source, kept) in self.sources().iter_mut() {
             if !used.contains_key(source) && !kept.is_retired {
@@ -99,12 +115,33 @@ impl Refresher {
         }
     }
 
-    /// Begins with what is not kept yet. Says, of every source, when it has been tried.
-    fn keep(self: &Arc<Self>, config: &Config) -> Vec<watch::Receiver<bool>> {
+    /// Whether a source has been tried, where a task asks it already.
+    fn tried(&self, source: &Source) -> Option<watch::Receiver<bool>> {
+        let sources = self.sources();
+        sources.get(source).filter(|kept| !kept.is_retired).map(|kept| kept.tried.subscribe())
+    }
+
+    /// The credentials of a source that are valid now, if somebody has them.
+    fn known(&self, source: &Source) -> Option<Arc<Signatory>> {
+        let sources = self.sources();
+        let mut identities = sources.get(source)?.identities.iter().filter_map(Weak::upgrade);
+        identities.find_map(|identity| identity.signatory(SystemTime::now()))
+    }
+
+    /// Asks a source once, on a task of its own, so that a panic in there is one more failure.
+    fn ask(&self, source: &Source) -> AbortOnDropHandle<Fetched> {
+        let (fetcher, asked) = (self.fetcher.clone(), source.clone());
+        AbortOnDropHandle::new(self.runtime.spawn(async move { fetcher.fetch(&asked).await }))
+    }
+
+    /// Begins with the sources that nobody asks yet.
+    fn keep(self: &Arc<Self>, config: &Config, First(mut first): First) {
         let mut sources = self.sources();
-        let mut tried = Vec::new();
         for (source, (identity, buckets)) in used_by(config) {
-            let begin = || self.runtime.spawn(self.clone().refresh(source.clone())).abort_handle();
+            let mut begin = || {
+                let first = first.remove(source);
+                self.runtime.spawn(self.clone().refresh(source.clone(), first)).abort_handle()
+            };
             let kept = sources.entry(source.clone()).or_insert_with(|| Kept {
                 is_retired: false,
                 identities: Vec::new(),
@@ -119,7 +156,6 @@ impl Refresher {
                 kept.tried.send_replace(false);
             }
             kept.buckets = buckets;
-            tried.push(kept.tried.subscribe());
             kept.identities.retain(|kept| kept.strong_count() > 0);
             if kept.identities.iter().any(|kept| kept.as_ptr() == Arc::as_ptr(identity)) {
                 continue;
@@ -131,7 +167,6 @@ impl Refresher {
             }
             kept.identities.push(Arc::downgrade(identity));
         }
-        tried
     }
 
     fn sources(&self) -> MutexGuard<'_, HashMap<Source, Kept>> {
@@ -139,20 +174,19 @@ impl Refresher {
     }
 
     /// The task of one source, until nobody uses it.
-    async fn refresh(self: Arc<Self>, source: Source) {
+    async fn refresh(self: Arc<Self>, source: Source, mut first: Option<Asked>) {
         let mut failed = None;
         let mut retry = RETRY;
         loop {
-            let (fetcher, asked) = (self.fetcher.clone(), source.clone());
-            // On a task of its own, so that a panic in there is one more failure.
-            let fetch = self.runtime.spawn(async move { fetcher.fetch(&asked).await });
-            let fetched = fetch.await.unwrap_or(Err(Failure::Panic));
+            let is_first = first.is_some();
+            let asked = first.take().unwrap_or_else(|| Asked::UnderWay(self.ask(&source)));
+            let fetched = asked.answer().await;
             let outcome = if fetched.is_ok() { "success" } else { "failure" };
             self.metrics.credentials_refreshes.with_label_values(&[source.name(), outcome]).inc();
             let pause = match fetched {
                 Ok(credentials) => {
                     let pause = until_refresh(credentials.expires, SystemTime::now());
-                    self.renew(&source, credentials, failed.take().is_some());
+                    self.renew(&source, credentials, is_first || failed.take().is_some());
                     retry = RETRY;
                     pause
                 }
@@ -175,8 +209,8 @@ impl Refresher {
     }
 
     /// Gives the identities of a source what came; what is the same as before is left alone, with the
-    /// keys derived from it.
-    fn renew(&self, source: &Source, credentials: Credentials, had_failed: bool) {
+    /// keys derived from it, and logged only if `is_news`.
+    fn renew(&self, source: &Source, credentials: Credentials, is_news: bool) {
         let mut sources = self.sources();
         let Some(kept) = sources.get_mut(source) else { return };
         let expires_in =
@@ -190,7 +224,7 @@ impl Refresher {
             }
         }
         kept.tried.send_replace(true);
-        if is_new || had_failed {
+        if is_new || is_news {
             info!(
                 source = source.name(),
                 buckets = kept.buckets,
@@ -239,6 +273,37 @@ impl Refresher {
                 sources.remove(&source);
             }
             return;
+        }
+    }
+}
+
+type Fetched = Result<Credentials, Failure>;
+
+/// The first answers of sources that nobody asked before, for [`Refresher::adopt`]. Dropped, it asks no
+/// more.
+#[must_use]
+pub struct First(HashMap<Source, Asked>);
+
+/// A source that was asked.
+enum Asked {
+    UnderWay(AbortOnDropHandle<Fetched>),
+    Answered(Fetched),
+}
+
+impl Asked {
+    /// Waits for the answer, until the deadline at most.
+    async fn answered_by(&mut self, deadline: Instant) {
+        if let Self::UnderWay(fetch) = self
+            && let Ok(answer) = timeout_at(deadline, fetch).await
+        {
+            *self = Self::Answered(answer.unwrap_or(Err(Failure::Panic)));
+        }
+    }
+
+    async fn answer(self) -> Fetched {
+        match self {
+            Self::UnderWay(fetch) => fetch.await.unwrap_or(Err(Failure::Panic)),
+            Self::Answered(answer) => answer,
         }
     }
 }

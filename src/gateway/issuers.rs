@@ -123,22 +123,45 @@ impl Issuers {
         }
     }
 
-    /// Waits until every set of a configuration has been fetched once; for a thread outside of the
-    /// runtime. Says which have no keys.
-    pub fn wait(&self, config: &Config, deadline: Instant) -> Vec<String> {
-        let mut warnings = Vec::new();
-        for jwks in &config.jwks {
+    /// Has the sets of a configuration fetched that are due, and waits for the answers; for a thread outside
+    /// of the runtime. The second value tells which sets have no keys.
+    ///
+    /// A set of an earlier generation, which a rollback brings back, was not kept up to date meanwhile, and
+    /// its issuer may have withdrawn a key since. Where it cannot be fetched in time and is older than
+    /// its `refresh_seconds`, [`Issuers::adopt`] empties it.
+    pub fn warm(&self, current: &Config, next: &Config, deadline: Instant) -> (Outdated, Vec<String>) {
+        self.begin(next);
+        let began = Instant::now();
+        let (mut outdated, mut warnings) = (Vec::new(), Vec::new());
+        for jwks in &next.jwks {
+            let is_settled =
+                |ended: &Option<Ended>| ended.is_some_and(|ended| ended.at >= began || !ended.is_due(jwks));
             let mut ended = self.fetching(jwks).ended.subscribe();
-            let fetched = async { timeout_at(deadline, ended.wait_for(Option::is_some)).await.is_ok() };
-            let in_time = self.runtime.block_on(fetched);
-            if !in_time || jwks.set.age(SystemTime::now()).is_none() {
+            // An answer that comes later counts when it comes.
+            let fetched = async { drop(timeout_at(deadline, ended.wait_for(is_settled)).await) };
+            self.runtime.block_on(fetched);
+            let is_in_service = current.jwks.iter().any(|other| Arc::ptr_eq(&other.set, &jwks.set));
+            if jwks.set.age(SystemTime::now()).is_none() {
                 warnings.push(format!(
                     "the keys at {} are not known yet; tokens of theirs are refused",
                     jwks.url
                 ));
+            } else if !is_in_service && is_outdated(jwks) {
+                outdated.push(jwks.clone());
+                warnings.push(format!(
+                    "the keys at {} were fetched longer ago than refresh_seconds and cannot be fetched now; tokens of theirs are refused until they can",
+                    jwks.url
+                ));
             }
         }
-        warnings
+        (Outdated(outdated), warnings)
+    }
+
+    /// Empties the sets that are still outdated: their configuration goes into service.
+    pub fn adopt(&self, Outdated(sets): Outdated) {
+        for jwks in sets.iter().filter(|jwks| is_outdated(jwks)) {
+            jwks.set.forget();
+        }
     }
 
     /// Has the sets fetched for a token of an unknown key, and waits for what is under way, briefly.
@@ -218,6 +241,14 @@ impl Issuers {
             fetching.ended.send_replace(Some(Ended { at: Instant::now(), max_age, failed }));
         });
     }
+}
+
+/// The key sets of a configuration that are too old to be trusted when they come back.
+#[must_use]
+pub struct Outdated(Vec<Arc<Jwks>>);
+
+fn is_outdated(jwks: &Jwks) -> bool {
+    jwks.set.age(SystemTime::now()).is_some_and(|age| age > jwks.refresh)
 }
 
 impl Fetching {

@@ -42,6 +42,10 @@ pub struct Resolver {
     names: RwLock<HashMap<String, Arc<Name>>>,
 }
 
+/// The names of a configuration, with their addresses as far as they are known, for [`Resolver::adopt`].
+#[must_use]
+pub struct Names(Vec<Arc<Name>>);
+
 struct Name {
     host: String,
     /// `None` until the first lookup has ended.
@@ -74,21 +78,25 @@ impl Resolver {
         Self { runtime, lookups: Arc::new(Semaphore::new(LOOKUPS)), names: RwLock::default() }
     }
 
-    /// Has names looked up, once, and waits for the answers, for `patience` at most; for a thread
-    /// outside of the runtime. Says what did not resolve.
-    pub fn warm<'n>(&self, hosts: impl Iterator<Item = &'n str>, patience: Duration) -> Vec<String> {
+    /// Has names looked up that are not known yet, and waits for the answers, for `patience` at most; for
+    /// a thread outside of the runtime. The names of the configuration in service stay as they are. Says
+    /// what did not resolve.
+    pub fn warm<'n>(&self, hosts: impl Iterator<Item = &'n str>, patience: Duration) -> (Names, Vec<String>) {
         let deadline = Instant::now() + patience;
         let hosts: BTreeSet<&str> = hosts.collect();
-        self.forget_all_but(&hosts);
+        let names: Vec<Arc<Name>> = {
+            let known = self.names.read().unwrap_or_else(PoisonError::into_inner);
+            let name = |host: &&str| known.get(*host).cloned().unwrap_or_else(|| Arc::new(Name::new(host)));
+            hosts.iter().map(name).collect()
+        };
         // All at once, then wait for each.
-        let names: Vec<Arc<Name>> = hosts.iter().map(|host| self.name(host)).collect();
         for name in &names {
             if name.known.borrow().as_ref().is_none_or(|known| known.failed) {
                 self.look_up(name);
             }
         }
         let mut warnings = Vec::new();
-        for name in names {
+        for name in &names {
             let mut known = name.known.subscribe();
             let known = self
                 .runtime
@@ -98,7 +106,20 @@ impl Resolver {
                 warnings.push(format!("the name `{}` does not resolve yet", name.host));
             }
         }
-        warnings
+        (Names(names), warnings)
+    }
+
+    /// Keeps these names, and forgets all others: their configuration goes into service. A request of an
+    /// older generation that still needs a forgotten name brings it back.
+    pub fn adopt(&self, Names(names): Names) {
+        let mut known = self.names.write().unwrap_or_else(PoisonError::into_inner);
+        let adopted = names.into_iter().map(|name| match known.remove_entry(&name.host) {
+            // A request may have looked it up meanwhile.
+            Some(entry) => entry,
+            None => (name.host.clone(), name),
+        });
+        let adopted = adopted.collect();
+        *known = adopted;
     }
 
     /// The addresses to try of a host, the first one in front; empty when there are none. Waits for a
@@ -151,21 +172,7 @@ impl Resolver {
             return name.clone();
         }
         let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
-        let name = names.entry(host.to_owned()).or_insert_with(|| {
-            Arc::new(Name {
-                host: host.to_owned(),
-                known: watch::Sender::new(None),
-                preferred: AtomicUsize::new(0),
-                is_looked_up: AtomicBool::new(false),
-            })
-        });
-        name.clone()
-    }
-
-    /// A request of an older generation that still needs one brings it back.
-    fn forget_all_but(&self, hosts: &BTreeSet<&str>) {
-        let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
-        names.retain(|host, _| hosts.contains(host.as_str()));
+        names.entry(host.to_owned()).or_insert_with(|| Arc::new(Name::new(host))).clone()
     }
 
     /// Begins a lookup, unless one is under way.
@@ -185,6 +192,15 @@ impl Resolver {
 }
 
 impl Name {
+    fn new(host: &str) -> Self {
+        Self {
+            host: host.to_owned(),
+            known: watch::Sender::new(None),
+            preferred: AtomicUsize::new(0),
+            is_looked_up: AtomicBool::new(false),
+        }
+    }
+
     fn addresses(&self) -> Arc<[IpAddr]> {
         self.known.borrow().as_ref().map(|known| known.addresses.clone()).unwrap_or_default()
     }

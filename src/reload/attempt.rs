@@ -1,6 +1,7 @@
 //! What a reload is asked to do, and what came of it.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -87,7 +88,7 @@ pub struct Conditions {
 }
 
 /// Why a reload was refused. Everything stays as it was.
-#[derive(Debug, Error)]
+#[derive(Debug, Clone, Error)]
 pub enum Refusal {
     #[error("{0}")]
     Invalid(Problems),
@@ -111,6 +112,10 @@ pub enum Refusal {
     NoEarlierGeneration,
     #[error("no thread could be started: {0}")]
     NoThread(String),
+    #[error(
+        "an earlier run was given up in the stage `{stage}` and has not ended yet; the next one can begin when it has"
+    )]
+    Occupied { stage: Cow<'static, str> },
 }
 
 fn strict(pending: &[PendingRestart]) -> String {
@@ -127,6 +132,7 @@ impl Refusal {
             Self::PendingRestart(_) | Self::OtherDigest { .. } => 409,
             Self::Superseded(_) => 412,
             Self::Panicked(_) | Self::NoThread(_) => 500,
+            Self::Occupied { .. } => 503,
             Self::Late { .. } => 504,
         }
     }
@@ -160,7 +166,7 @@ impl Refusal {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Verdict {
     Published,
     /// It would have been.
@@ -178,7 +184,7 @@ pub struct Restorable {
 }
 
 /// One attempt to reload, ended.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Attempt {
     pub id: String,
     /// All who share it.
@@ -191,6 +197,8 @@ pub struct Attempt {
     /// Of what was tried, if it got that far.
     pub digest: Option<String>,
     pub changes: Vec<Change>,
+    /// The number of further changes, which are no longer kept.
+    pub changes_omitted: usize,
     pub pending_restart: Vec<PendingRestart>,
     pub warnings: Vec<String>,
     pub stages: Stages,
@@ -200,7 +208,55 @@ pub struct Attempt {
     pub restorable: Option<Restorable>,
 }
 
+/// The changes that a log line, the history and a message carry, of a reload that may change 100,000
+/// buckets. Only the answer to the caller has them all.
+const SHORT: usize = 100;
+
 impl Attempt {
+    /// An attempt that begins now; a dry run that would succeed, until something else is found.
+    pub fn begun(triggers: Vec<Trigger>, is_dry_run: bool, generation: u64) -> Self {
+        Self {
+            id: uuid::Uuid::now_v7().simple().to_string(),
+            triggers,
+            is_dry_run,
+            verdict: Verdict::DryRunOk,
+            generation,
+            digest: None,
+            changes: Vec::new(),
+            changes_omitted: 0,
+            pending_restart: Vec::new(),
+            warnings: Vec::new(),
+            stages: Stages::default(),
+            at: SystemTime::now(),
+            duration: Duration::ZERO,
+            restorable: None,
+        }
+    }
+
+    pub fn ended(self, duration: Duration) -> Self {
+        Self { at: SystemTime::now(), duration, ..self }
+    }
+
+    /// The attempt with its first changes only, to be kept.
+    pub fn shortened(&self) -> Self {
+        let changes: Vec<Change> = self.changes.iter().take(SHORT).cloned().collect();
+        let changes_omitted = self.changes_omitted + self.changes.len() - changes.len();
+        let Self { id, triggers, verdict, digest, pending_restart, warnings, stages, restorable, .. } = self;
+        Self {
+            id: id.clone(),
+            triggers: triggers.clone(),
+            verdict: verdict.clone(),
+            digest: digest.clone(),
+            changes,
+            changes_omitted,
+            pending_restart: pending_restart.clone(),
+            warnings: warnings.clone(),
+            stages: stages.clone(),
+            restorable: restorable.clone(),
+            ..*self
+        }
+    }
+
     pub fn is_refused(&self) -> bool {
         matches!(self.verdict, Verdict::Refused(_))
     }
@@ -241,6 +297,7 @@ impl Attempt {
             "duration_ms": milliseconds(self.duration),
             "stages_ms": stages,
             "changes": self.changes,
+            "changes_omitted": self.changes_omitted,
             "pending_restart": self.pending_restart,
             "warnings": self.warnings,
         });
@@ -271,14 +328,19 @@ impl Attempt {
 
 /// Each text once, in the order of the first ones.
 pub fn join<T: fmt::Display>(items: impl IntoIterator<Item = T>, separator: &str) -> String {
-    let mut texts: Vec<String> = Vec::new();
-    for item in items {
-        let text = item.to_string();
-        if !texts.contains(&text) {
-            texts.push(text);
+    let mut seen = HashSet::new();
+    let mut joined = String::new();
+    for text in items.into_iter().map(|item| item.to_string()) {
+        if seen.contains(&text) {
+            continue;
         }
+        if !seen.is_empty() {
+            joined.push_str(separator);
+        }
+        joined.push_str(&text);
+        seen.insert(text);
     }
-    texts.join(separator)
+    joined
 }
 
 /// With the precision of a microsecond.

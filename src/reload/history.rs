@@ -1,17 +1,11 @@
-//! The last attempts, and what they left behind; on disk too, if that is wanted.
+//! The last attempts, and the generations that can be put into service again, in memory.
 
 use std::collections::VecDeque;
-use std::fs;
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD as BASE64;
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::attempt::{Attempt, Restorable};
+use super::attempt::{Attempt, Refusal, Restorable};
 use crate::config::source::Content;
 
 /// Attempts that are remembered.
@@ -33,23 +27,31 @@ pub struct History {
 }
 
 impl History {
-    pub fn new(first: Restorable, earlier: Vec<Value>) -> Self {
+    /// `file_digest` is that of the file, which is not the first generation's after a start with `--resume`.
+    pub fn new(first: Restorable, file_digest: String) -> Self {
         Self {
-            earlier,
+            earlier: Vec::new(),
             attempts: VecDeque::new(),
             error: None,
             last: None,
             last_published: None,
-            file_digest: first.config.digest.clone(),
+            file_digest,
             generations: VecDeque::from([(1, first)]),
         }
     }
 
-    /// Remembers an attempt. One that was to change nothing leaves no trace.
-    pub fn add(&mut self, attempt: &Arc<Attempt>) {
+    /// Remembers the reports of an earlier process, the oldest first.
+    pub fn add_earlier(&mut self, reports: Vec<Value>) {
+        self.earlier = reports;
+    }
+
+    /// Remembers an attempt, with the first of its changes. An attempt that was to change nothing leaves no
+    /// trace.
+    pub fn add(&mut self, attempt: &Attempt) {
         if attempt.is_dry_run {
             return;
         }
+        let attempt = &Arc::new(attempt.shortened());
         if attempt.is_failure() {
             self.error = Some(attempt.clone());
         }
@@ -78,94 +80,22 @@ impl History {
         self.generations.iter().rev().find(|(known, _)| *known < origin).map(|(_, found)| found.clone())
     }
 
+    /// The configuration to roll back to: that of a generation, or else the one before the current one.
+    pub fn restorable(&self, number: Option<u64>, current: u64) -> Result<Restorable, Refusal> {
+        match number {
+            Some(number) => self.generation(number).ok_or(Refusal::NoSuchGeneration(number)),
+            None => self.before(current).ok_or(Refusal::NoEarlierGeneration),
+        }
+    }
+
+    /// The content of the youngest generation, which is the one in service.
+    pub fn last_good(&self) -> Option<Arc<Content>> {
+        self.generations.back().map(|(_, restorable)| restorable.content.clone())
+    }
+
     /// The youngest first.
     pub fn reports(&self) -> Vec<Value> {
         let own = self.attempts.iter().rev().map(|attempt| attempt.report());
         own.chain(self.earlier.iter().rev().cloned()).take(KEPT).collect()
     }
-}
-
-/// What is on the disk.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Stored {
-    version: u32,
-    /// The oldest first.
-    history: Vec<Value>,
-    last_good: Option<StoredContent>,
-}
-
-/// The bytes in Base64: a file of secrets need not be text.
-#[derive(Debug, Serialize, Deserialize)]
-struct StoredContent {
-    digest: String,
-    file: String,
-    referenced: Vec<(PathBuf, String)>,
-}
-
-/// The file that `reload.history_file` names: readable by its owner only, replaced as a whole.
-#[derive(Debug)]
-pub struct HistoryFile(PathBuf);
-
-impl HistoryFile {
-    pub fn new(path: PathBuf) -> Self {
-        Self(path)
-    }
-
-    /// The reports of earlier processes, and the last content that took effect.
-    pub fn read(&self) -> io::Result<(Vec<Value>, Option<Content>)> {
-        let stored: Stored = serde_json::from_slice(&fs::read(&self.0)?)?;
-        let content = stored.last_good.and_then(|stored| {
-            let decode = |text: &str| BASE64.decode(text).ok();
-            let content = Content {
-                file: Some(decode(&stored.file)?),
-                referenced: stored
-                    .referenced
-                    .iter()
-                    .map(|(path, text)| Some((path.clone(), Some(decode(text)?))))
-                    .collect::<Option<_>>()?,
-            };
-            // What was tampered with or cut short is not the last good one.
-            (content.digest() == stored.digest).then_some(content)
-        });
-        Ok((stored.history, content))
-    }
-
-    /// Writes the history, and the content if it took effect; else the content stays.
-    pub fn write(&self, history: &History, content: Option<&Content>) -> io::Result<()> {
-        let last_good = match content {
-            Some(content) => Some(stored(content)),
-            None => self.stored().and_then(|stored| stored.last_good),
-        };
-        let mut reports = history.reports();
-        reports.reverse();
-        let text = serde_json::to_vec(&Stored { version: 1, history: reports, last_good })?;
-        replace(&self.0, &text, None)
-    }
-
-    fn stored(&self) -> Option<Stored> {
-        serde_json::from_slice(&fs::read(&self.0).ok()?).ok()
-    }
-}
-
-fn stored(content: &Content) -> StoredContent {
-    let encode = |bytes: &Option<Vec<u8>>| BASE64.encode(bytes.as_deref().unwrap_or_default());
-    StoredContent {
-        digest: content.digest(),
-        file: encode(&content.file),
-        referenced: content.referenced.iter().map(|(path, bytes)| (path.clone(), encode(bytes))).collect(),
-    }
-}
-
-/// Replaces a file as a whole, so that nobody ever reads half of it. Without `permissions` only the
-/// owner may read it.
-pub fn replace(path: &Path, content: &[u8], permissions: Option<fs::Permissions>) -> io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut next = tempfile::NamedTempFile::new_in(folder)?;
-    next.write_all(content)?;
-    if let Some(permissions) = permissions {
-        next.as_file().set_permissions(permissions)?;
-    }
-    next.as_file().sync_all()?;
-    next.persist(path)?;
-    Ok(())
 }

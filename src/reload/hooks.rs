@@ -47,12 +47,19 @@ pub enum Event {
     },
 }
 
-/// A reload that took effect, for subscribers.
+/// The outcome of a reload, for subscribers. Dry runs are not announced.
 #[derive(Debug, Clone)]
-pub struct Announcement {
-    pub generation: u64,
-    pub config: Arc<Config>,
-    pub events: Vec<Event>,
+pub enum Announcement {
+    /// A reload took effect.
+    Published { generation: u64, config: Arc<Config>, events: Vec<Event> },
+    /// A reload was refused, and `generation` stays in service.
+    Refused {
+        generation: u64,
+        /// The id of the attempt, as the log and the reports have it.
+        attempt: String,
+        /// Each problem on a line of its own.
+        errors: Vec<String>,
+    },
 }
 
 /// Sorts changes by what they concern.

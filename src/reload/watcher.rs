@@ -11,13 +11,14 @@ use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use notify::event::{AccessKind, AccessMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use serde::Serialize;
+use tokio::sync::oneshot;
 use tracing::warn;
 
 use super::Reloader;
@@ -32,22 +33,16 @@ const PATIENCE: u32 = 20;
 /// Links that are followed before a path counts as a circle.
 const MAX_LINKS: usize = 40;
 
-/// Something may have changed.
+/// The pause before a content is tried again whose reload ended without a verdict about it, and the
+/// longest one; each further try doubles it.
+const FIRST_PAUSE: Duration = Duration::from_secs(60);
+const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
+
+/// A reason to look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Hint {
     Files,
     Settings,
-}
-
-/// Lets others wake the watcher.
-#[derive(Debug, Clone)]
-pub struct Waker(Sender<Hint>);
-
-impl Waker {
-    /// The settings or the watched files may be others now.
-    pub fn reconsider(&self) {
-        let _ = self.0.send(Hint::Settings);
-    }
 }
 
 /// What the watcher is doing, for the operators.
@@ -59,53 +54,84 @@ pub struct Status {
     pub problem: Option<String>,
 }
 
-/// The watcher, before it has a reloader.
+/// The handle on the watcher, whose thread may not run yet.
 #[derive(Debug)]
 pub struct Watcher {
-    hints: Receiver<Hint>,
-    waker: Waker,
+    waker: Sender<Hint>,
+    /// Taken by the thread.
+    hints: Mutex<Option<Receiver<Hint>>>,
     status: Arc<Mutex<Status>>,
 }
 
+impl Default for Watcher {
+    fn default() -> Self {
+        let (waker, hints) = channel();
+        Self { waker, hints: Mutex::new(Some(hints)), status: Arc::default() }
+    }
+}
+
 impl Watcher {
-    #[expect(clippy::new_without_default, reason = "it makes a channel")]
-    pub fn new() -> Self {
-        let (sender, hints) = channel();
-        Self { hints, waker: Waker(sender), status: Arc::default() }
+    /// Wakes the watcher: the settings or the watched files may be others now.
+    pub fn reconsider(&self) {
+        // Nothing is lost where the thread does not run.
+        let _ = self.waker.send(Hint::Settings);
     }
 
-    pub fn waker(&self) -> Waker {
-        self.waker.clone()
+    pub fn status(&self) -> Status {
+        super::lock(&self.status).clone()
     }
 
-    pub fn status(&self) -> Arc<Mutex<Status>> {
-        self.status.clone()
+    /// Starts the thread, unless it runs already. It ends with the reloader.
+    pub fn start(&self, reloader: &Arc<Reloader>) -> io::Result<()> {
+        let Some(hints) = super::lock(&self.hints).take() else { return Ok(()) };
+        let watching =
+            Watching { hints, waker: self.waker.clone(), status: self.status.clone(), undecided: None };
+        let reloader = Arc::downgrade(reloader);
+        thread::Builder::new().name("watch".to_owned()).spawn(move || watching.run(&reloader)).map(drop)
     }
+}
 
-    /// Watches on a thread of its own, as long as the settings in service say so.
-    pub fn start(self, reloader: Arc<Reloader>) -> io::Result<()> {
-        thread::Builder::new().name("watch".to_owned()).spawn(move || self.run(&reloader)).map(drop)
-    }
+/// The watcher on its thread.
+struct Watching {
+    hints: Receiver<Hint>,
+    waker: Sender<Hint>,
+    status: Arc<Mutex<Status>>,
+    undecided: Option<Undecided>,
+}
 
-    fn run(&self, reloader: &Arc<Reloader>) {
+/// A content whose reload ended without a verdict about it: late, by a panic, or because an earlier run
+/// has not ended.
+struct Undecided {
+    digest: String,
+    pause: Duration,
+    /// The next try.
+    due: Instant,
+}
+
+impl Watching {
+    fn run(mut self, reloader: &Weak<Reloader>) {
         let mut kernel = Kernel::default();
         loop {
-            let Some(watch) = reloader.live().current().config.reload.watch else {
+            let Some(reloader) = reloader.upgrade() else { return };
+            if !reloader.is_watching() {
                 kernel = Kernel::default();
                 self.report(Status::default());
+                drop(reloader);
                 if self.hints.recv().is_err() {
                     return;
                 }
                 continue;
-            };
-            // Before the look: what changes after it is reported by the kernel.
-            kernel.watch(&relevant_paths(reloader), &self.waker);
+            }
+            let watch = reloader.live().current().config.reload.watch;
+            // Before the look, so that the kernel reports whatever changes after it.
+            kernel.watch(&relevant_paths(&reloader), &self.waker);
             self.report(Status {
                 enabled: true,
                 directories: kernel.directories.clone(),
                 problem: kernel.problem.clone().or_else(|| mounted_alone(reloader.path())),
             });
-            self.look(reloader, watch);
+            self.look(&reloader, watch);
+            drop(reloader);
             match self.hints.recv_timeout(watch.poll) {
                 Ok(Hint::Files | Hint::Settings) | Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -114,10 +140,14 @@ impl Watcher {
     }
 
     /// Asks for a reload if the files are not what was last read, and have come to rest.
-    fn look(&self, reloader: &Reloader, watch: Watch) {
+    fn look(&mut self, reloader: &Reloader, watch: Watch) {
         let observe = || Content::observe(reloader.path(), &reloader.seen().referenced).digest();
         let mut found = observe();
         if found == reloader.seen().digest {
+            self.undecided = None;
+            return;
+        }
+        if self.undecided.as_ref().is_some_and(|last| last.digest == found && Instant::now() < last.due) {
             return;
         }
         if fault::is_active("leading edge") {
@@ -134,10 +164,23 @@ impl Watcher {
             }
             found = later;
         }
-        // Somebody else may have had it reloaded meanwhile.
-        if found != reloader.seen().digest {
+        // Somebody else may have had it reloaded meanwhile, or switched the watcher off.
+        if found != reloader.seen().digest && reloader.is_watching() {
             self.reload(reloader);
+            self.judge(found, reloader);
         }
+    }
+
+    /// Remembers a content that the reload came to no verdict about, so that the same bytes are not tried
+    /// without a pause.
+    fn judge(&mut self, tried: String, reloader: &Reloader) {
+        if reloader.seen().digest == tried {
+            self.undecided = None;
+            return;
+        }
+        let last = self.undecided.take().filter(|last| last.digest == tried);
+        let pause = last.map_or(FIRST_PAUSE, |last| (last.pause * 2).min(LONGEST_PAUSE));
+        self.undecided = Some(Undecided { digest: tried, pause, due: Instant::now() + pause });
     }
 
     /// Returns when no hint has come for the time of the debounce.
@@ -157,12 +200,12 @@ impl Watcher {
 
     fn reload(&self, reloader: &Reloader) {
         let request = reloader.request(Trigger::Watcher, From::File, Conditions::default());
-        // Its outcome is in the log; here it only matters that it has ended.
-        let _ = request.blocking_recv();
+        // The log has the outcome; here it only matters that the run has ended.
+        let _ = request.map(oneshot::Receiver::blocking_recv);
     }
 
     fn report(&self, status: Status) {
-        let mut current = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = super::lock(&self.status);
         if let Some(problem) = &status.problem
             && current.problem.as_ref() != Some(problem)
         {
@@ -189,7 +232,7 @@ struct Kernel {
 impl Kernel {
     /// Watches the directories of these paths anew: a directory may have been replaced by another one
     /// of the same name.
-    fn watch(&mut self, paths: &BTreeSet<PathBuf>, waker: &Waker) {
+    fn watch(&mut self, paths: &BTreeSet<PathBuf>, waker: &Sender<Hint>) {
         let directories: BTreeSet<PathBuf> =
             paths.iter().filter_map(|path| path.parent()).map(Path::to_owned).collect();
         let relevant = paths.clone();
@@ -201,7 +244,7 @@ impl Kernel {
                 Err(_) => true,
             };
             if matters {
-                let _ = waker.0.send(Hint::Files);
+                let _ = waker.send(Hint::Files);
             }
         };
         let mut problem = None;

@@ -1,24 +1,26 @@
-//! The thread that reloads: takes requests together, has the next configuration prepared, publishes it,
-//! and tells everybody.
+//! The two threads that reload: one publishes, one only tries.
+//!
+//! The first takes plain requests together, has the next configuration prepared, publishes it and tells
+//! everybody. The second answers trials, one at a time, and never delays a reload, a SIGHUP or a
+//! rollback. A panic on either thread is one failed reload, and the next one works.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
-use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Instant;
 
-use tracing::{error, info, warn};
+use tracing::error;
 
-use super::attempt::{Attempt, Conditions, From, Refusal, Restorable, Trigger, Verdict, join, milliseconds};
-use super::history::HistoryFile;
+use super::attempt::{Attempt, Conditions, From, Refusal, Restorable, Trigger, Verdict};
+use super::history_file::HistoryFile;
 use super::hooks::{self, Announcement};
-use super::preparation::{Preparation, Report};
+use super::lane::Lane;
+use super::preparation::{Preparation, Prepared, Report};
 use super::webhook::Webhook;
 use super::{Notice, Request, Shared, Surroundings, lock};
-use crate::config::source::Content;
-use crate::config::stages::Stages;
-use crate::config::{Config, changes};
-use crate::deadline::Deadline;
+use crate::config::Config;
+use crate::fault;
 use crate::generation::Live;
 use crate::metrics::Metrics;
 
@@ -30,23 +32,32 @@ pub struct Worker {
     pub live: Arc<Live>,
     pub metrics: Arc<Metrics>,
     pub surroundings: Arc<Surroundings>,
-    /// What restart-only keys are compared with.
+    /// The configuration that restart-only keys are compared with.
     pub started_with: Arc<Config>,
     pub shared: Arc<Shared>,
     pub webhook: Webhook,
+    pub lanes: Lanes,
+}
+
+/// The lanes, a separate one for each kind of run, so that a trial that hangs refuses no reload, and a file system that
+/// hangs refuses no rollback, which reads nothing.
+#[derive(Default)]
+pub struct Lanes {
+    reloads: Lane,
+    rollbacks: Lane,
+    trials: Lane,
 }
 
 impl Worker {
+    /// Serves reloads and rollbacks until nobody is left to ask for one.
     pub fn run(&self, queue: &mpsc::Receiver<Request>) {
-        // Requests go first. Of this thread and those that it starts, as Linux has it; where it fails,
-        // nothing is lost.
-        let _ = rustix::process::nice(RELOAD_NICE);
+        step_back();
         while let Ok(first) = queue.recv() {
             let mut waiting: VecDeque<Request> = std::iter::once(first).chain(queue.try_iter()).collect();
             while let Some(next) = waiting.pop_front() {
                 let mut together = vec![next];
                 if together.iter().all(Request::is_plain) {
-                    // Whoever is waiting now arrived before this run and shares it.
+                    // Plain requests that wait now arrived before this run, so they share it.
                     let (plain, others): (Vec<_>, Vec<_>) = waiting.into_iter().partition(Request::is_plain);
                     together.extend(plain);
                     waiting = others.into();
@@ -56,124 +67,161 @@ impl Worker {
         }
     }
 
-    fn serve(&self, together: Vec<Request>) {
-        let Some(first) = together.first() else { return };
-        let (from, conditions) = (first.from.clone(), first.conditions.clone());
-        let triggers = together.iter().map(|request| request.trigger.clone()).collect();
-        (self.surroundings.notice)(Notice::Reloading);
-        let is_from_code = matches!(from, From::Text(_));
-        let attempt = Arc::new(self.attempt(triggers, from, &conditions));
-        self.log(&attempt);
-        lock(&self.shared.history).add(&attempt);
-        if attempt.restorable.is_some() && !is_from_code {
-            // Whatever came from code has been superseded.
-            *lock(&self.shared.unsaved) = None;
-        }
-        self.shared.attempts.send_modify(|count| *count += 1);
-        (self.surroundings.notice)(Notice::Ended(&attempt));
-        for request in together {
-            // Whoever no longer waits is not interested.
-            let _ = request.answer.send(attempt.clone());
-        }
-        if !attempt.is_dry_run {
-            self.write_history(attempt.restorable.as_ref().map(|restorable| &*restorable.content));
-            self.webhook.tell(&attempt, self.live.current().config.reload.notify.as_ref());
+    /// Serves trials until nobody is left to ask for one.
+    pub fn run_trials(&self, queue: &mpsc::Receiver<Request>) {
+        step_back();
+        while let Ok(request) = queue.recv() {
+            self.serve(vec![request]);
         }
     }
 
-    fn attempt(&self, triggers: Vec<Trigger>, from: From, conditions: &Conditions) -> Attempt {
+    /// Makes one attempt for requests that share it, and answers them.
+    fn serve(&self, together: Vec<Request>) {
+        let triggers: Vec<Trigger> = together.iter().map(|request| request.trigger.clone()).collect();
+        let mut answers = Vec::with_capacity(together.len());
+        let mut first = None;
+        for Request { from, conditions, answer, .. } in together {
+            answers.push(answer);
+            first.get_or_insert((from, conditions));
+        }
+        let Some((from, conditions)) = first else { return };
+        let is_from_code = matches!(from, From::Text(_));
+        if !conditions.dry_run {
+            survive("before a reload", || (self.surroundings.notice)(Notice::Reloading));
+        }
+        let begun = Attempt::begun(triggers, conditions.dry_run, self.live.current().number);
+        let attempt = survive("during a reload", || self.attempt(begun.clone(), from, &conditions));
+        let attempt = attempt.unwrap_or_else(|| {
+            let refused = Verdict::Refused(Refusal::Panicked("reload".into()));
+            self.ended(Attempt { verdict: refused, ..begun }, Instant::now())
+        });
+        let attempt = Arc::new(attempt);
+        survive("after a reload", || self.tell(&attempt, is_from_code));
+        for answer in answers {
+            // A caller that no longer waits is not interested.
+            let _ = answer.send(attempt.clone());
+        }
+    }
+
+    /// Tells everybody but the callers.
+    fn tell(&self, attempt: &Arc<Attempt>, is_from_code: bool) {
+        fault::point("tell");
+        attempt.log(&self.path);
+        lock(&self.shared.history).add(attempt);
+        if attempt.restorable.is_some() && !is_from_code {
+            // The file has superseded an update from code.
+            *lock(&self.shared.unsaved) = None;
+        }
+        self.shared.attempts.send_modify(|count| *count += 1);
+        if attempt.is_dry_run {
+            return;
+        }
+        if let Verdict::Refused(refusal) = &attempt.verdict {
+            // Without a subscriber there is nobody to tell.
+            let _ = self.shared.announcements.send(Announcement::Refused {
+                generation: attempt.generation,
+                attempt: attempt.id.clone(),
+                errors: refusal.lines(),
+            });
+        }
+        self.write_history();
+        (self.surroundings.notice)(Notice::Ended(attempt));
+        self.shared.watcher.reconsider();
+        self.webhook.tell(attempt, self.live.current().config.reload.notify.as_ref());
+    }
+
+    fn attempt(&self, mut attempt: Attempt, from: From, conditions: &Conditions) -> Attempt {
         let started = Instant::now();
-        let Report { mut stages, seen, digest, outcome } = self.prepare(from, conditions);
+        fault::point("attempt");
+        let Report { stages, seen, digest, outcome } = self.prepare(from, conditions);
         if let Some(seen) = seen {
             lock(&self.shared.history).file_digest.clone_from(&seen.digest);
-            // What was only tried, or refused for a condition, the watcher has yet to judge.
+            // A trial, or a refusal for a condition, leaves the content for the watcher to judge.
             if *conditions == Conditions::default() {
                 *lock(&self.shared.seen) = seen;
             }
         }
-        let current = self.live.current();
-        let outcome = outcome.map(|prepared| {
-            let changes = changes::between(&current.config, &prepared.config);
-            (changes, prepared)
-        });
-        let mut attempt = Attempt {
-            id: uuid::Uuid::now_v7().simple().to_string(),
-            triggers,
-            is_dry_run: conditions.dry_run,
-            verdict: Verdict::DryRunOk,
-            generation: current.number,
-            digest,
-            changes: Vec::new(),
-            pending_restart: Vec::new(),
-            warnings: Vec::new(),
-            stages: Stages::default(),
-            at: SystemTime::now(),
-            duration: Duration::ZERO,
-            restorable: None,
-        };
+        attempt.digest = digest;
+        attempt.stages = stages;
         match outcome {
             Err(refusal) => attempt.verdict = Verdict::Refused(refusal),
-            Ok((changes, prepared)) => {
-                let is_dry = conditions.dry_run;
-                attempt.warnings = prepared.warnings;
-                attempt.pending_restart = prepared.pending_restart;
-                attempt.changes = changes;
-                if !is_dry {
-                    attempt.verdict = Verdict::Published;
-                    attempt.generation = stages.time("publish", || {
-                        let generation = self.live.publish(prepared.config.clone());
-                        (prepared.commit)();
-                        generation.number
-                    });
-                    current.config.retire(&prepared.config);
-                    let pending = attempt.pending_restart.len();
-                    self.metrics.published(attempt.generation, pending, names(&prepared.config));
-                    self.announce(&attempt, &prepared.config);
-                    attempt.restorable = Some(Restorable {
-                        config: prepared.config,
-                        content: prepared.content,
-                        origin: prepared.origin.unwrap_or(attempt.generation),
-                    });
+            Ok(mut prepared) => {
+                attempt.changes = std::mem::take(&mut prepared.changes);
+                attempt.pending_restart = std::mem::take(&mut prepared.pending_restart);
+                attempt.warnings = std::mem::take(&mut prepared.warnings);
+                if !conditions.dry_run {
+                    self.publish(prepared, &mut attempt);
                 }
             }
         }
-        attempt.at = SystemTime::now();
-        attempt.duration = started.elapsed();
+        self.ended(attempt, started)
+    }
+
+    /// Listens, and swaps the pointer. From there on nothing can refuse any more, so a panic in what
+    /// follows is a warning.
+    fn publish(&self, prepared: Prepared, attempt: &mut Attempt) {
+        let Prepared { config, content, origin, listen, warmed, .. } = prepared;
+        let opened = match listen() {
+            Ok(opened) => opened,
+            Err(why) => {
+                attempt.verdict = Verdict::Refused(Refusal::Listener(why));
+                attempt.changes.clear();
+                attempt.pending_restart.clear();
+                return;
+            }
+        };
+        let previous = self.live.current();
+        let mut stages = std::mem::take(&mut attempt.stages);
+        attempt.verdict = Verdict::Published;
+        attempt.generation = stages.time("publish", || self.live.publish(config.clone()).number);
         attempt.stages = stages;
-        if !conditions.dry_run {
+        let is_whole = survive("after a publication", || {
+            fault::point("publish");
+            opened();
+            warmed();
+            previous.config.retire(&config);
+            let pending = attempt.pending_restart.len();
+            self.metrics.published(attempt.generation, pending, names(&config));
+            // Without a subscriber there is nobody to tell.
+            let _ = self.shared.announcements.send(Announcement::Published {
+                generation: attempt.generation,
+                config: config.clone(),
+                events: hooks::events(&attempt.changes, &attempt.pending_restart),
+            });
+        });
+        if is_whole.is_none() {
+            let warning = "the generation is in service, but a panic followed; the log has the details";
+            attempt.warnings.push(warning.to_owned());
+        }
+        let origin = origin.unwrap_or(attempt.generation);
+        attempt.restorable = Some(Restorable { config, content, origin });
+    }
+
+    /// Counts an attempt that has ended.
+    fn ended(&self, attempt: Attempt, started: Instant) -> Attempt {
+        let attempt = attempt.ended(started.elapsed());
+        if !attempt.is_dry_run {
             self.metrics.reloaded(!attempt.is_refused(), attempt.is_failure(), attempt.at);
         }
         attempt
     }
 
-    /// Runs everything that can fail on a thread that may be given up.
+    /// Runs everything that can fail in the lane of its kind.
     fn prepare(&self, from: From, conditions: &Conditions) -> Report {
         let current = self.live.current();
-        let refused =
-            |refusal| Report { stages: Stages::default(), seen: None, digest: None, outcome: Err(refusal) };
         if let Some(expected) = &conditions.if_match
             && *expected != current.config.digest
         {
-            return refused(Refusal::Superseded(current.config.digest.clone()));
+            return Report::refused(Refusal::Superseded(current.config.digest.clone()));
         }
-        let recorded = match from {
-            From::Generation(number) => {
-                let history = lock(&self.shared.history);
-                let found = match number {
-                    Some(number) => history.generation(number).ok_or(Refusal::NoSuchGeneration(number)),
-                    None => history.before(current.number).ok_or(Refusal::NoEarlierGeneration),
-                };
-                match found {
-                    Ok(restorable) => Some(restorable),
-                    Err(refusal) => return refused(refusal),
-                }
-            }
-            From::File | From::Text(_) => None,
+        let (recorded, lane) = match from {
+            _ if conditions.dry_run => (None, &self.lanes.trials),
+            From::File | From::Text(_) => (None, &self.lanes.reloads),
+            From::Generation(number) => match lock(&self.shared.history).restorable(number, current.number) {
+                Ok(restorable) => (Some(restorable), &self.lanes.rollbacks),
+                Err(refusal) => return Report::refused(refusal),
+            },
         };
-        let deadline = current.config.reload.deadline;
-        let give_up = Deadline::within(deadline);
-        let mut stages = Stages::until(give_up.clone());
-        let stage = stages.current();
         let preparation = Preparation {
             path: self.path.clone(),
             from,
@@ -183,87 +231,33 @@ impl Worker {
             conditions: conditions.clone(),
             hooks: lock(&self.shared.hooks).clone(),
             surroundings: self.surroundings.clone(),
+            found: Arc::default(),
         };
-        let (done, report) = mpsc::sync_channel(1);
-        let spawned = thread::Builder::new().name("reload-prepare".to_owned()).spawn(move || {
-            let report = preparation.run(&mut stages);
-            // Nobody waits any more when the deadline has passed.
-            let _ = done.send(Report { stages, ..report });
-        });
-        if let Err(error) = spawned {
-            return refused(Refusal::NoThread(error.to_string()));
-        }
-        match report.recv_timeout(deadline) {
-            Ok(report) => report,
-            Err(mpsc::RecvTimeoutError::Timeout) => {
-                give_up.cancel();
-                refused(Refusal::Late { stage: stage.name(), deadline })
-            }
-            Err(mpsc::RecvTimeoutError::Disconnected) => refused(Refusal::Panicked(stage.name())),
-        }
+        lane.run(preparation, current.config.reload.deadline)
     }
 
-    fn announce(&self, attempt: &Attempt, config: &Arc<Config>) {
-        // Without a subscriber there is nobody to tell.
-        let _ = self.shared.announcements.send(Announcement {
-            generation: attempt.generation,
-            config: config.clone(),
-            events: hooks::events(&attempt.changes, &attempt.pending_restart),
-        });
-    }
-
-    pub fn write_history(&self, content: Option<&Content>) {
-        let config = self.live.current().config.clone();
-        if let Some(path) = config.reload.history_file.clone() {
+    /// Has the history written, where the configuration in service wants that.
+    pub fn write_history(&self) {
+        if let Some(path) = &self.live.current().config.reload.history_file {
             let history = lock(&self.shared.history).clone();
-            if let Err(error) = HistoryFile::new(path.clone()).write(&history, content) {
-                warn!(path = %path.display(), %error, "the history cannot be written");
-            }
+            self.shared.history_writer.write(HistoryFile::new(path.clone()), history);
         }
     }
+}
 
-    /// One record an attempt.
-    fn log(&self, attempt: &Attempt) {
-        let trigger = join(&attempt.triggers, ", ");
-        let config = self.path.display();
-        let (generation, duration_ms) = (attempt.generation, milliseconds(attempt.duration));
-        let digest = attempt.digest.as_deref();
-        let changes = join(&attempt.changes, "; ");
-        let outcome = attempt.outcome();
-        let id = attempt.id.as_str();
-        match &attempt.verdict {
-            Verdict::Published => info!(
-                attempt = id, outcome, trigger, %config, generation, digest, duration_ms, changes,
-                "configuration reloaded"
-            ),
-            Verdict::DryRunOk => info!(
-                attempt = id, outcome, trigger, %config, generation, digest, duration_ms, changes,
-                "configuration checked; nothing was changed"
-            ),
-            Verdict::Refused(refusal) if attempt.is_dry_run => info!(
-                attempt = id,
-                outcome,
-                trigger,
-                %config,
-                generation,
-                digest,
-                duration_ms,
-                "configuration checked and refused; nothing was changed: {refusal}"
-            ),
-            Verdict::Refused(refusal) => error!(
-                attempt = id, outcome, trigger, %config, generation, digest, duration_ms,
-                "configuration reload failed: {refusal}; generation {generation} stays in service"
-            ),
-        }
-        if matches!(attempt.verdict, Verdict::Published) {
-            for warning in &attempt.warnings {
-                warn!(attempt = id, "{warning}");
-            }
-            for pending in &attempt.pending_restart {
-                warn!(attempt = id, key = pending.key, "the key takes effect after a restart");
-            }
-        }
+/// Lets requests go first. Linux keeps this for each thread, and for the threads that it starts.
+fn step_back() {
+    // A failure only means that the work competes with requests.
+    let _ = rustix::process::nice(RELOAD_NICE);
+}
+
+/// The result of an action; `None` where it panics, which the log then tells of.
+fn survive<T>(when: &str, action: impl FnOnce() -> T) -> Option<T> {
+    let outcome = catch_unwind(AssertUnwindSafe(action)).ok();
+    if outcome.is_none() {
+        error!("a panic {when}; the program goes on, and the lines above have the details");
     }
+    outcome
 }
 
 pub fn names(config: &Config) -> impl Iterator<Item = Arc<str>> {

@@ -16,7 +16,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use super::connection::Connection;
-use super::socket_file::{SocketFile, Unusable};
+use super::socket_file::{self, SocketFile, Unusable};
 use crate::gateway::LocalUser;
 
 /// Connections that may wait to be accepted; the kernel cuts it to its own limit.
@@ -39,6 +39,50 @@ impl fmt::Display for Address {
     }
 }
 
+/// A socket that is bound and does not listen yet, so that it takes no connection from another one.
+/// Dropped, it leaves nothing behind.
+#[derive(Debug)]
+pub struct Bound(Listener);
+
+impl Bound {
+    /// Binds a port; with `beside_another` also where another socket that says so has it.
+    pub fn at_port(address: SocketAddr, beside_another: bool) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(beside_another)?;
+        socket.bind(&address.into())?;
+        socket.set_nonblocking(true)?;
+        socket.set_reuse_port(false)?;
+        Ok(Self(Listener { socket, address: Address::Port(address), file: None }))
+    }
+
+    pub fn at_path(path: PathBuf) -> Result<Self, Unusable> {
+        let (socket, file) = SocketFile::bind(&path)?;
+        Ok(Self(Listener { socket, address: Address::Path(path), file: Some(Arc::new(file)) }))
+    }
+
+    pub fn address(&self) -> &Address {
+        &self.0.address
+    }
+
+    /// Begins to listen; with `beside_another` also where another socket that says so has the port.
+    pub fn listen(self, beside_another: bool) -> io::Result<Listener> {
+        let Self(listener) = self;
+        let backlog = match listener.address {
+            Address::Port(_) => {
+                listener.socket.set_reuse_port(beside_another)?;
+                BACKLOG
+            }
+            Address::Path(_) => socket_file::BACKLOG,
+        };
+        listener.socket.listen(backlog)?;
+        if beside_another {
+            listener.socket.set_reuse_port(false)?;
+        }
+        Ok(listener)
+    }
+}
+
 /// A socket that listens.
 #[derive(Debug)]
 pub struct Listener {
@@ -49,23 +93,6 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Listens at a port; with `beside_another` also where another socket that says so has it.
-    pub fn at_port(address: SocketAddr, beside_another: bool) -> io::Result<Self> {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_reuse_address(true)?;
-        socket.set_reuse_port(beside_another)?;
-        socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
-        socket.set_nonblocking(true)?;
-        socket.set_reuse_port(false)?;
-        Ok(Self { socket, address: Address::Port(address), file: None })
-    }
-
-    pub fn at_path(path: PathBuf) -> Result<Self, Unusable> {
-        let (socket, file) = SocketFile::listen(&path)?;
-        Ok(Self { socket, address: Address::Path(path), file: Some(Arc::new(file)) })
-    }
-
     /// A socket that another process has opened.
     pub fn handed_over(descriptor: OwnedFd) -> io::Result<Self> {
         let socket = Socket::from(descriptor);

@@ -37,8 +37,7 @@ use crate::lifecycle::Lifecycle;
 use crate::logging;
 use crate::metrics::Metrics;
 use crate::reload::signals::{Actions, Caught};
-use crate::reload::watcher::Watcher;
-use crate::reload::{Notice, Reloader, Surroundings, systemd};
+use crate::reload::{Notice, Reloader, Surroundings, Warmed, systemd};
 use crate::s3::Host;
 use ports::{Ports, bind_all};
 use upgrade::Waiting;
@@ -55,8 +54,10 @@ const WARM: Duration = Duration::from_secs(2);
 pub struct Start {
     pub path: PathBuf,
     pub config: Config,
-    /// What the configuration was read from.
+    /// The bytes that the configuration was read from.
     pub content: Content,
+    /// The digest of the file, whose content is another one after `--resume`.
+    pub file_digest: String,
     /// Whether the listeners come from a process that runs already.
     pub upgrade: bool,
 }
@@ -64,7 +65,7 @@ pub struct Start {
 /// Runs until the process is told to end. Returns when everything under way is done or the grace
 /// period is over.
 pub fn run(start: Start, signals: Caught, log: logging::Guard) -> Result<()> {
-    let Start { path, config, content, upgrade } = start;
+    let Start { path, config, content, file_digest, upgrade } = start;
     for warning in &config.warnings {
         warn!("{warning}");
     }
@@ -100,48 +101,34 @@ pub fn run(start: Start, signals: Caught, log: logging::Guard) -> Result<()> {
     let resolver = Arc::new(Resolver::new(runtime.handle().clone()));
     let issuers = Arc::new(Issuers::new(runtime.handle().clone(), metrics.clone()));
     let refresher = Refresher::new(runtime.handle().clone(), live.clone(), metrics.clone());
-    let watcher = Watcher::new();
-    let watcher_status = watcher.status();
 
     // The ports need proxies, the proxies the reloader, and the reloader the ports.
     let ports_slot = Arc::new(std::sync::OnceLock::<Arc<Ports>>::new());
     let surroundings = {
-        let (resolver, issuers) = (resolver.clone(), issuers.clone());
-        let (ports, waker) = (ports_slot.clone(), watcher.waker());
-        let (warmed, settled) = (refresher.clone(), refresher.clone());
+        let companions =
+            Companions { resolver: resolver.clone(), issuers: issuers.clone(), refresher: refresher.clone() };
+        let ports = ports_slot.clone();
         Surroundings {
-            warm: Box::new(move |config| {
-                let deadline = Instant::now() + WARM;
-                issuers.begin(config);
-                let mut warnings = resolver.warm(names(config), WARM);
-                warnings.extend(warmed.warm(config, deadline));
-                warnings.extend(issuers.wait(config, deadline));
-                warnings
-            }),
-            prepare: Box::new(move |config| match ports.get() {
-                Some(ports) => ports.prepare(config),
+            bind: Box::new(move |config| match ports.get() {
+                Some(ports) => ports.bind(config),
                 None => Err("the process is starting".to_owned()),
             }),
-            notice: Box::new(move |notice| match notice {
+            warm: Box::new(move |current, next, patience| companions.warm(current, next, patience)),
+            notice: Box::new(|notice| match notice {
                 Notice::Reloading => systemd::reloading(),
-                Notice::Ended(attempt) => {
-                    settled.settle();
-                    systemd::reloaded(attempt);
-                    waker.reconsider();
-                }
+                Notice::Ended(attempt) => systemd::reloaded(attempt),
             }),
         }
     };
-    let reloader = Reloader::start(path.clone(), live.clone(), &content, metrics.clone(), surroundings)
-        .context("the reloader cannot be started")?;
+    let reloader =
+        Reloader::start(path.clone(), live.clone(), content, file_digest, metrics.clone(), surroundings)
+            .context("the reloader cannot be started")?;
     let reloader = Arc::new(reloader);
-    drop(content);
     let operators = Arc::new(Operators {
         live: live.clone(),
         reloader: reloader.clone(),
         metrics,
         lifecycle: lifecycle.clone(),
-        watcher: watcher_status,
         limiter: Limiter::default(),
         turn: Arc::new(Semaphore::new(1)),
     });
@@ -170,22 +157,25 @@ pub fn run(start: Start, signals: Caught, log: logging::Guard) -> Result<()> {
     let ports = Arc::new(Ports::new(workers, for_operators, lifecycle.clone()));
     let _ = ports_slot.set(ports.clone());
     // Without waiting: the first requests wait for themselves.
-    resolver.warm(names(&live.current().config), Duration::ZERO);
+    let (first_names, _) = resolver.warm(names(&live.current().config), Duration::ZERO);
+    resolver.adopt(first_names);
     issuers.start(live.clone());
     // A request cannot wait for credentials.
-    for warning in refresher.warm(&live.current().config, Instant::now() + WARM) {
+    let (first_credentials, warnings) = refresher.warm(&live.current().config, Instant::now() + WARM);
+    refresher.adopt(first_credentials);
+    for warning in warnings {
         warn!("{warning}");
     }
     // Whoever finds the process ready may tell it to end.
     signals.catch_all().context("signals cannot be caught")?;
     ports.open(listeners).context("the ports cannot be served")?;
-    watcher.start(reloader.clone()).context("the watcher cannot be started")?;
+    reloader.start_watcher().context("the watcher cannot be started")?;
     if let Some(handed_over) = handed_over {
         handed_over.serving().context("the old process cannot be told that it may end")?;
     }
     announce_start(&path, &live);
     let actions = actions(&live, &ports, &lifecycle);
-    signals.act(reloader, actions).context("no thread can be started for signals")?;
+    signals.act(reloader.clone(), actions).context("no thread can be started for signals")?;
     systemd::watchdog(runtime.handle(), ports.runtimes());
 
     runtime.block_on(async {
@@ -209,9 +199,40 @@ pub fn run(start: Start, signals: Caught, log: logging::Guard) -> Result<()> {
             ),
         }
     });
+    reloader.finish();
     runtime.shutdown_background();
     drop(log);
     Ok(())
+}
+
+/// Everything that a configuration needs from elsewhere.
+struct Companions {
+    resolver: Arc<Resolver>,
+    issuers: Arc<Issuers>,
+    refresher: Arc<Refresher>,
+}
+
+impl Companions {
+    /// Looks up and fetches what the next configuration needs, and leaves what is in service as it is.
+    fn warm(&self, current: &Config, next: &Config, patience: Duration) -> Warmed {
+        let patience = patience.min(WARM);
+        let deadline = Instant::now() + patience;
+        // All at once: the issuers answer while names and credentials are waited for.
+        self.issuers.begin(next);
+        let (found, mut warnings) = self.resolver.warm(names(next), patience);
+        let (first, more) = self.refresher.warm(next, deadline);
+        warnings.extend(more);
+        let (outdated, more) = self.issuers.warm(current, next, deadline);
+        warnings.extend(more);
+        let (resolver, issuers, refresher) =
+            (self.resolver.clone(), self.issuers.clone(), self.refresher.clone());
+        let commit = move || {
+            resolver.adopt(found);
+            issuers.adopt(outdated);
+            refresher.adopt(first);
+        };
+        Warmed { warnings, commit: Box::new(commit) }
+    }
 }
 
 /// As many files and connections as this user may have; the soft limit is a relic of `select`.

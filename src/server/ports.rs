@@ -19,12 +19,15 @@ use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
 use tracing::error;
 
-use super::listener::{Accepted, Address, Incoming, Listener};
+use super::listener::{Accepted, Address, Bound, Incoming, Listener};
 use super::workers::Workers;
 use crate::config::Config;
 use crate::gateway::Gateway;
 use crate::lifecycle::Lifecycle;
-use crate::reload::Commit;
+use crate::reload::{Commit, Listen};
+
+/// The reason why a process that ends opens nothing.
+const ENDING: &str = "the process is shutting down";
 
 /// After a failed accept; the usual reason is that no file descriptor is free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -58,11 +61,21 @@ impl Role {
     }
 }
 
-/// The traffic port first: of two processes that start at once, one fails there and touches no socket.
+/// Every role, the traffic port first.
 const ROLES: [Role; 3] = [Role::Traffic, Role::Operators, Role::OperatorsSocket];
 
 /// Listeners by what they are for.
 pub type Listeners = HashMap<Role, Listener>;
+
+/// Sockets that do not listen yet, each with the role of its port, and whether it shares a port number
+/// with one of ours on another address.
+type BoundPorts = Vec<(Role, Bound, Beside)>;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Beside {
+    Nobody,
+    Ours,
+}
 
 /// How far the end of a port has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,59 +100,95 @@ pub struct Ports {
     operators: Arc<HttpProxy<Gateway>>,
     acceptors: TaskTracker,
     lifecycle: Arc<Lifecycle>,
-    open: Mutex<HashMap<Role, Port>>,
+    open: Mutex<Open>,
+}
+
+/// The ports that are open, and how far their common end has come: a port that a late reload opens begins
+/// at the same stage.
+struct Open {
+    stage: Stage,
+    ports: HashMap<Role, Port>,
 }
 
 impl Ports {
     pub fn new(workers: Workers, operators: Arc<HttpProxy<Gateway>>, lifecycle: Arc<Lifecycle>) -> Self {
         let (workers, acceptors) = (Arc::new(workers), TaskTracker::new());
-        Self { workers, operators, acceptors, lifecycle, open: Mutex::default() }
+        let open = Mutex::new(Open { stage: Stage::Serving, ports: HashMap::new() });
+        Self { workers, operators, acceptors, lifecycle, open }
     }
 
     /// Begins to serve on listeners.
     pub fn open(&self, listeners: Listeners) -> io::Result<()> {
         // Until the end, so that a reload that comes in at the first one sees them all.
-        let mut open = self.lock();
+        self.serve_all(&mut self.lock(), listeners)
+    }
+
+    fn serve_all(&self, open: &mut Open, listeners: Listeners) -> io::Result<()> {
         for (role, listener) in listeners {
-            open.insert(role, self.serve(role, listener)?);
+            let port = self.serve(role, listener, open.stage)?;
+            open.ports.insert(role, port);
         }
         Ok(())
     }
 
-    /// Binds what a configuration wants and is not there; the result puts it into service and retires
-    /// what is wanted no more.
-    pub fn prepare(self: &Arc<Self>, config: &Config) -> Result<Commit, String> {
+    /// Binds what a configuration wants and is not there. What comes back begins to listen, and then puts
+    /// the ports into service and retires those that are wanted no more.
+    pub fn bind(self: &Arc<Self>, config: &Config) -> Result<Listen, String> {
         let wanted: HashMap<Role, Address> =
             ROLES.into_iter().filter_map(|role| Some((role, role.address(config)?))).collect();
         if self.lifecycle.is_draining() {
-            return Err("the process is shutting down".to_owned());
+            return Err(ENDING.to_owned());
         }
-        let mut bound = Listeners::new();
+        let mut bound = BoundPorts::new();
         let open = self.lock();
-        for (role, address) in &wanted {
-            if open.get(role).is_none_or(|port| !port.listener.is_reached_at(address)) {
-                bound.insert(*role, bind_beside(address, *role, &open)?);
+        for role in ROLES {
+            let Some(address) = wanted.get(&role) else { continue };
+            if open.ports.get(&role).is_none_or(|port| !port.listener.is_reached_at(address)) {
+                let (socket, beside) = bind_beside(address, role, &open.ports)?;
+                bound.push((role, socket, beside));
             }
         }
         drop(open);
         let ports = self.clone();
-        Ok(Box::new(move || ports.commit(&wanted, bound)))
+        Ok(Box::new(move || ports.listen(wanted, bound)))
     }
 
-    fn commit(&self, wanted: &HashMap<Role, Address>, bound: Listeners) {
+    /// Begins to listen on every socket that was bound. Where one cannot, the others close again.
+    fn listen(self: Arc<Self>, wanted: HashMap<Role, Address>, bound: BoundPorts) -> Result<Commit, String> {
+        let open = self.lock();
+        if open.stage == Stage::Closed {
+            return Err(ENDING.to_owned());
+        }
+        let mut listeners = Listeners::new();
+        for (role, socket, beside) in bound {
+            let address = socket.address().clone();
+            let listening = match beside {
+                Beside::Nobody => socket.listen(false),
+                Beside::Ours => sharing(&address, &open.ports, || socket.listen(true)),
+            };
+            let listener = listening.map_err(|error| refused(&address, role, &error))?;
+            listeners.insert(role, listener);
+        }
+        drop(open);
+        Ok(Box::new(move || self.commit(&wanted, listeners)))
+    }
+
+    fn commit(&self, wanted: &HashMap<Role, Address>, listeners: Listeners) {
         let retired: Vec<Port> = {
             let mut open = self.lock();
-            let gone: Vec<Role> = open
-                .keys()
-                .filter(|role| !wanted.contains_key(role) || bound.contains_key(role))
-                .copied()
-                .collect();
-            gone.iter().filter_map(|role| open.remove(role)).collect()
+            // The process has begun to end meanwhile, and nobody would close what is opened now.
+            if open.stage == Stage::Closed {
+                return;
+            }
+            let is_gone = |role: &Role| !wanted.contains_key(role) || listeners.contains_key(role);
+            let gone: Vec<Role> = open.ports.keys().copied().filter(is_gone).collect();
+            let retired = gone.iter().filter_map(|role| open.ports.remove(role)).collect();
+            if let Err(error) = self.serve_all(&mut open, listeners) {
+                // Listening has worked, so this is a process without resources.
+                error!(%error, "a new port cannot be served");
+            }
+            retired
         };
-        if let Err(error) = self.open(bound) {
-            // Binding has worked, so this is a process without resources.
-            error!(%error, "a new port cannot be served");
-        }
         for port in retired {
             port.stage.send_replace(Stage::Closed);
         }
@@ -152,7 +201,7 @@ impl Ports {
 
     /// Listeners for a hand-over.
     pub fn listeners(&self) -> io::Result<Vec<Listener>> {
-        self.lock().values().map(|port| port.listener.try_clone()).collect()
+        self.lock().ports.values().map(|port| port.listener.try_clone()).collect()
     }
 
     /// From now on every answer is the last one on its connection.
@@ -164,7 +213,7 @@ impl Ports {
     pub async fn close(&self) {
         self.send_stage(Stage::Closed);
         // The last handles on the sockets, or they would go on listening for nobody.
-        self.lock().clear();
+        self.lock().ports.clear();
         self.acceptors.close();
         self.acceptors.wait().await;
         for proxy in self.workers.iter().map(|worker| &worker.proxy).chain([&self.operators]) {
@@ -179,20 +228,22 @@ impl Ports {
     }
 
     fn send_stage(&self, stage: Stage) {
-        for port in self.lock().values() {
+        let mut open = self.lock();
+        open.stage = stage;
+        for port in open.ports.values() {
             port.stage.send_replace(stage);
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Role, Port>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Open> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn serve(&self, role: Role, listener: Listener) -> io::Result<Port> {
+    fn serve(&self, role: Role, listener: Listener, stage: Stage) -> io::Result<Port> {
         let runtime = &self.workers.first().runtime;
         let _entered = runtime.enter();
         let incoming = listener.try_clone()?.into_incoming()?;
-        let (stage, stages) = watch::channel(Stage::Serving);
+        let (stage, stages) = watch::channel(stage);
         let operators = (role != Role::Traffic).then(|| self.operators.clone());
         let acceptor = Acceptor { workers: self.workers.clone(), operators, stages };
         self.acceptors.spawn_on(acceptor.run(incoming), runtime);
@@ -200,25 +251,33 @@ impl Ports {
     }
 }
 
-/// Binds every port that a configuration wants, except where a listener is at hand.
+/// Listens on every port that a configuration wants, except where a listener is at hand. One after the
+/// other: of two processes that start at once, one fails at the traffic port and touches no socket file.
 pub fn bind_all(config: &Config, mut at_hand: Vec<Listener>) -> Result<Listeners, String> {
     let mut listeners = Listeners::new();
     for role in ROLES {
         let Some(address) = role.address(config) else { continue };
         let listener = match at_hand.iter().position(|listener| *listener.address() == address) {
             Some(position) => at_hand.swap_remove(position),
-            None => bind(&address, role)?,
+            None => bind(&address, role)?.listen(false).map_err(|error| refused(&address, role, &error))?,
         };
         listeners.insert(role, listener);
     }
     Ok(listeners)
 }
 
-fn bind(address: &Address, role: Role) -> Result<Listener, String> {
+fn bind(address: &Address, role: Role) -> Result<Bound, String> {
     match address {
-        Address::Port(port) => Listener::at_port(*port, false).map_err(|error| taken(*port, role, &error)),
-        Address::Path(path) => Listener::at_path(path.clone())
+        Address::Port(port) => Bound::at_port(*port, false).map_err(|error| taken(*port, role, &error)),
+        Address::Path(path) => Bound::at_path(path.clone())
             .map_err(|why| format!("cannot listen on {address}: {why}, or choose another {}", role.key())),
+    }
+}
+
+fn refused(address: &Address, role: Role, error: &io::Error) -> String {
+    match address {
+        Address::Port(port) => taken(*port, role, error),
+        Address::Path(_) => format!("cannot listen on {address}: {error}; choose another {}", role.key()),
     }
 }
 
@@ -228,24 +287,37 @@ fn taken(address: SocketAddr, role: Role, error: &io::Error) -> String {
 }
 
 /// Binds a port that one of ours may stand in the way of: the same number on another address.
-fn bind_beside(address: &Address, role: Role, open: &HashMap<Role, Port>) -> Result<Listener, String> {
-    let Address::Port(wanted) = *address else { return bind(address, role) };
+fn bind_beside(address: &Address, role: Role, open: &HashMap<Role, Port>) -> Result<(Bound, Beside), String> {
+    match address {
+        Address::Port(wanted) if !with_the_number_of(address, open).is_empty() => {
+            let bound = sharing(address, open, || Bound::at_port(*wanted, true));
+            bound.map(|bound| (bound, Beside::Ours)).map_err(|error| taken(*wanted, role, &error))
+        }
+        _ => bind(address, role).map(|bound| (bound, Beside::Nobody)),
+    }
+}
+
+/// Does something with a port while those of ours with its number share it: the kernel lets two sockets
+/// share a port when both say so. They say so for this moment only, or another process could take a share
+/// unnoticed.
+fn sharing<T>(
+    address: &Address,
+    open: &HashMap<Role, Port>,
+    action: impl FnOnce() -> io::Result<T>,
+) -> io::Result<T> {
+    let ours = with_the_number_of(address, open);
+    let share = |shared: bool| ours.iter().try_for_each(|port| port.listener.socket().set_reuse_port(shared));
+    let done = share(true).and_then(|()| action());
+    let _ = share(false);
+    done
+}
+
+/// The open ports with the port number of an address.
+fn with_the_number_of<'o>(address: &Address, open: &'o HashMap<Role, Port>) -> Vec<&'o Port> {
+    let Address::Port(wanted) = address else { return Vec::new() };
     let has_its_number =
         |port: &&Port| matches!(port.listener.address(), Address::Port(ours) if ours.port() == wanted.port());
-    let ours: Vec<&Port> = open.values().filter(has_its_number).collect();
-    if ours.is_empty() {
-        return bind(address, role);
-    }
-    // The kernel lets two sockets share a port when both say so. They say so for this moment only, or
-    // another process could take a share unnoticed.
-    let share = |shared: bool| ours.iter().try_for_each(|port| port.listener.socket().set_reuse_port(shared));
-    let beside = || {
-        share(true)?;
-        Listener::at_port(wanted, true)
-    };
-    let bound = beside();
-    let _ = share(false);
-    bound.map_err(|error| taken(wanted, role, &error))
+    open.values().filter(has_its_number).collect()
 }
 
 /// How long a new connection may stay silent.
@@ -262,7 +334,7 @@ struct Acceptor {
 impl Acceptor {
     async fn run(mut self, incoming: Incoming) {
         // Pingora wants to know of the drain only, in its own form.
-        let (draining, shutdown) = watch::channel(false);
+        let (draining, shutdown) = watch::channel(*self.stages.borrow() != Stage::Serving);
         loop {
             let accepted = tokio::select! {
                 accepted = incoming.accept() => accepted,

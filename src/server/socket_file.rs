@@ -14,7 +14,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use thiserror::Error;
 
 /// Connections that may wait to be accepted.
-const BACKLOG: i32 = 128;
+pub const BACKLOG: i32 = 128;
 
 /// Why nobody can listen at a path.
 #[derive(Debug, Error)]
@@ -38,15 +38,15 @@ pub struct SocketFile {
 }
 
 impl SocketFile {
-    /// Listens at a path, in the place of what a process of this user left behind.
-    pub fn listen(path: &Path) -> Result<(Socket, Self), Unusable> {
+    /// Binds a path, in the place of what a process of this user left behind. The socket does not listen
+    /// yet, so nobody can connect.
+    pub fn bind(path: &Path) -> Result<(Socket, Self), Unusable> {
         make_room(path)?;
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         socket.bind(&SockAddr::unix(path)?)?;
         let file = Self::at(path)?;
         // Nobody can connect before it listens, so at no time can anybody else.
         fs::set_permissions(path, Permissions::from_mode(0o600))?;
-        socket.listen(BACKLOG)?;
         socket.set_nonblocking(true)?;
         Ok((socket, file))
     }

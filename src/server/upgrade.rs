@@ -21,7 +21,7 @@ use rustix::net::{
 use socket2::Socket;
 
 use super::listener::Listener;
-use super::socket_file::SocketFile;
+use super::socket_file::{self, SocketFile};
 
 /// How long either side waits for the other.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -48,9 +48,10 @@ pub struct HandedOver {
 impl Waiting {
     /// Takes the place at the socket. Only this user can reach it.
     pub fn at(path: &Path) -> Result<Self> {
-        let (socket, file) = SocketFile::listen(path).map_err(|why| {
+        let (socket, file) = SocketFile::bind(path).map_err(|why| {
             anyhow!("cannot wait at `{}`: {why}, or choose another server.upgrade_socket", path.display())
         })?;
+        socket.listen(socket_file::BACKLOG)?;
         Ok(Self { socket, _file: file })
     }
 

@@ -23,6 +23,8 @@ mod reloading; // changing the configuration while it serves
 mod operators; // who may change it: the socket, failed log-ins, the audit
 mod reload_switch; //   … G1 to G7: the switch and the requests under way
 mod reload_safety; //   … G8 to G14: safety
+mod reload_unseen; //   … nothing moves before publication
+mod reload_bounds; //   … a run has an end
 mod reload_triggers; // … G15 to G24: triggers, the file watcher among them
 mod reload_state; //    … G25 to G32: what survives; ports that move
 mod reload_honesty; //  … G35 to G41, G47: reports, history, rollback

@@ -231,6 +231,7 @@ async fn g40_the_last_good_configuration_is_served_when_asked_for() {
             .contains("serving the last configuration that took effect; the file is invalid")
     );
     let status = second.status().await;
+    assert_eq!(status["drift"], true, "the file is not what is in service");
     let earlier = status["history"].as_array().expect("a list");
     assert_eq!(earlier.iter().filter(|attempt| attempt["outcome"] == "refused").count(), 1, "{earlier:?}");
     assert_eq!(earlier.len(), 3, "the history survives a restart");

@@ -8,7 +8,11 @@ use std::time::{Duration, Instant};
 
 use yatagarasu::reload::Reloader;
 use yatagarasu::reload::attempt::{Attempt, Refusal, Verdict};
-use yatagarasu::reload::hooks::Event;
+use yatagarasu::reload::hooks::{Announcement, Event};
+
+#[path = "../../examples/embedded.rs"]
+#[allow(dead_code, reason = "its main is not called here")]
+mod embedded;
 
 const CONFIG: &str = "\
 reload: { deadline_seconds: 1 }
@@ -66,8 +70,15 @@ fn a_hook_that_says_no_panics_or_hangs_refuses_the_reload_and_is_named() {
         assert!(started.elapsed() < Duration::from_secs(3), "{prefix}: {:?}", started.elapsed());
         assert_eq!(program.reloader.live().current().number, 1);
     }
+    // The hook still runs, and no second one piles up on it.
     let attempt = program.reload(&CONFIG.replace("/photos", "/fine"));
-    assert!(matches!(attempt.verdict, Verdict::Published), "{attempt:?}");
+    assert!(matches!(refusal(&attempt), Refusal::Occupied { .. }), "{attempt:?}");
+    assert!(refusal(&attempt).to_string().contains("the stage `hook judge`"), "{attempt:?}");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !matches!(program.reload(&CONFIG.replace("/photos", "/fine")).verdict, Verdict::Published) {
+        assert!(Instant::now() < deadline, "the reloader did not recover");
+        std::thread::sleep(Duration::from_millis(50));
+    }
     assert_eq!(program.reloader.live().current().number, 2);
 }
 
@@ -85,10 +96,11 @@ fn a_subscriber_hears_what_changed_and_its_end_harms_nobody() {
         .replace("a-secret-of", "another-secret-of")
         .replace("reload:", "server: { threads: 77 }\nreload:");
     program.reload(&next);
-    let announcement = announcements.try_recv().expect("an announcement");
-    assert_eq!(announcement.generation, 2);
+    let Announcement::Published { generation: 2, events, .. } = announcements.try_recv().expect("one") else {
+        panic!("generation 2 was not announced");
+    };
     let mut told = Vec::new();
-    for event in &announcement.events {
+    for event in &events {
         told.push(match event {
             Event::BucketAdded { name } => format!("added {name}"),
             Event::BucketRemoved { name } => format!("removed {name}"),
@@ -118,7 +130,62 @@ fn a_subscriber_hears_what_changed_and_its_end_harms_nobody() {
     });
     assert!(ended.join().is_err());
     program.reload(CONFIG);
-    assert_eq!(announcements.try_recv().expect("an announcement").generation, 3);
+    let announced = announcements.try_recv().expect("an announcement");
+    assert!(matches!(announced, Announcement::Published { generation: 3, .. }), "{announced:?}");
+}
+
+#[test]
+fn a_subscriber_hears_of_refusals_too() {
+    let program = program();
+    let mut announcements = program.reloader.subscribe();
+    let attempt = program.reload("buckets: 1");
+    let announced = announcements.try_recv().expect("an announcement");
+    let Announcement::Refused { generation: 1, attempt: id, errors } = announced else {
+        panic!("{announced:?}");
+    };
+    assert_eq!(id, attempt.id);
+    assert_eq!(errors, ["buckets (line 1): expected a list, found `1`"]);
+}
+
+#[tokio::test]
+async fn the_example_of_an_embedding_program_does_what_it_shows() {
+    let told = embedded::story().await.expect("a story");
+    assert_eq!(
+        told,
+        "to us-east-1: refused, the hook `no bucket in the United States` refused: a bucket is in the United States
+heard of a refusal, generation 1 stays: the hook `no bucket in the United States` refused: a bucket is in the United States
+to eu-central-1: in service
+heard of generation 2, events: 1
+written back: true
+watching: true; heard of generation 3, events: 1
+watching: false
+photos is served by generation 3
+"
+    );
+}
+
+#[test]
+fn the_watcher_obeys_the_program_and_not_the_file() {
+    let program = program();
+    let reloader = Arc::new(program.reloader);
+    assert!(!reloader.is_watching());
+    reloader.watch().expect("a thread");
+    fs::write(&program.path, CONFIG.replace("/photos", "/seen")).expect("written");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while reloader.live().current().number < 2 {
+        assert!(Instant::now() < deadline, "the change was not noticed");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    reloader.unwatch();
+    assert!(!reloader.is_watching());
+    fs::write(&program.path, CONFIG.replace("/photos", "/not-seen")).expect("written");
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(reloader.live().current().number, 2, "nobody watches");
+    reloader.watch().expect("the thread that runs");
+    while reloader.live().current().number < 3 {
+        assert!(Instant::now() < deadline, "the change was not noticed again");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 #[test]

@@ -190,7 +190,8 @@ impl Validator<'_, '_> {
         // Shorter, and the reload that would mend it could not be done in time.
         let deadline = self.seconds(reload.deadline_seconds, 1.0, &place.key("deadline_seconds"));
         Reload {
-            watch: reload.watch.then_some(Watch { debounce, poll }),
+            is_watching: reload.watch,
+            watch: Watch { debounce, poll },
             deadline,
             history_file: reload.history_file.as_ref().map(|path| self.references.directory.join(path)),
             notify: reload.notify.as_ref().and_then(|notify| self.notify(notify, &place.key("notify"))),

@@ -238,6 +238,14 @@ impl Proxy {
         matches!(self.child.try_wait(), Ok(Some(_)))
     }
 
+    /// The number of threads with a name, cut by the kernel to 15 characters.
+    pub fn threads(&self, name: &str) -> usize {
+        let name: String = name.chars().take(15).collect();
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).expect("the process lives");
+        let names = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
+        names.filter(|found| found.trim_end() == name).count()
+    }
+
     /// A number of `/proc/<pid>/status` in KiB, as `VmRSS`.
     pub fn memory_kib(&self, field: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the process lives");
