@@ -45,13 +45,11 @@ impl History {
         self.earlier = reports;
     }
 
-    /// Remembers an attempt, with the first of its changes. An attempt that was to change nothing leaves no
-    /// trace.
-    pub fn add(&mut self, attempt: &Attempt) {
+    /// Remembers an attempt; a dry run leaves no trace.
+    pub fn add(&mut self, attempt: &Arc<Attempt>) {
         if attempt.is_dry_run {
             return;
         }
-        let attempt = &Arc::new(attempt.shortened());
         if attempt.is_failure() {
             self.error = Some(attempt.clone());
         }

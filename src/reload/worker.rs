@@ -107,7 +107,8 @@ impl Worker {
     fn tell(&self, attempt: &Arc<Attempt>, is_from_code: bool) {
         fault::point("tell");
         attempt.log(&self.path);
-        lock(&self.shared.history).add(attempt);
+        let short = Arc::new(attempt.shortened());
+        lock(&self.shared.history).add(&short);
         if attempt.restorable.is_some() && !is_from_code {
             // The file has superseded an update from code.
             *lock(&self.shared.unsaved) = None;
@@ -127,7 +128,7 @@ impl Worker {
         self.write_history();
         (self.surroundings.notice)(Notice::Ended(attempt));
         self.shared.watcher.reconsider();
-        self.webhook.tell(attempt, self.live.current().config.reload.notify.as_ref());
+        self.webhook.tell(&short, self.live.current().config.reload.notify.as_ref());
     }
 
     fn attempt(&self, mut attempt: Attempt, from: From, conditions: &Conditions) -> Attempt {
