@@ -27,7 +27,7 @@ fn main() -> ExitCode {
             None => run(cli.config.path, cli.resume.as_deref(), cli.upgrade, caught),
             Some(Command::Config(ConfigCommand::Validate { path })) => validate(&path),
             Some(Command::Config(ConfigCommand::Show(config))) => {
-                print(load(&config.path)?.show().trim_end());
+                print(load(&config.path)?.show_with_origin(&config.path).trim_end());
                 Ok(())
             }
             Some(Command::Reload(reload)) => {

@@ -323,7 +323,10 @@ impl Operators {
                 .map(|restorable| restorable.config)
                 .ok_or_else(|| error(404, &format!("Generation {number} is not in the history")))?,
         };
-        let answer = move |_: &Self| Answer::new(200, "application/yaml", config.show()).etag(&config.digest);
+        let answer = move |operators: &Self| {
+            let text = config.show_with_origin(operators.reloader.path());
+            Answer::new(200, "application/yaml", text).etag(&config.digest)
+        };
         self.elsewhere(answer).await
     }
 

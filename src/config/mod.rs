@@ -252,6 +252,13 @@ impl Config {
         serde_yaml::to_string(&whole).unwrap_or_else(|error| format!("# {error}\n"))
     }
 
+    /// [`Self::show`] below a comment that names the file it was read from, and the digest.
+    pub fn show_with_origin(&self, path: &Path) -> String {
+        // A line break in the path would end the comment.
+        let path = path.display().to_string().replace(char::is_control, "\u{fffd}");
+        format!("# {path}, {}\n{}", self.digest, self.show())
+    }
+
     /// Lets go of what is remembered only while it serves; for one that is kept after its successor came.
     pub fn retire(&self, successor: &Self) {
         let key = |config: &Self| config.verifier.as_ref().map(|(_, verifier)| Arc::as_ptr(verifier));

@@ -122,6 +122,29 @@ buckets:
     );
     let output = proxy::run(&["config", "show", "--config", path.to_str().expect("plain")]);
     assert_eq!(output.status.code(), Some(0));
-    let expected = include_str!("config/show.expected");
-    assert_eq!(String::from_utf8_lossy(&output.stdout), expected);
+    let shown = String::from_utf8(output.stdout).expect("a text");
+    let (origin, shown) = shown.split_once('\n').expect("two lines");
+    assert_eq!(shown, include_str!("config/show.expected"));
+    // The same as `--validate` says of the file.
+    let validated = proxy::run(&["config", "validate", path.to_str().expect("plain")]);
+    let (_, validated) = printed(&validated);
+    let digest = validated.trim().rsplit_once(' ').expect("a digest at the end").1;
+    assert_eq!(origin, format!("# {}, {digest}", path.display()));
+}
+
+#[test]
+fn a_missing_default_file_says_how_to_name_another_one() {
+    const DEFAULT: &str = "/etc/yatagarasu/config.yaml";
+    if std::path::Path::new(DEFAULT).exists() {
+        println!("skipped: {DEFAULT} exists here");
+        return;
+    }
+    for arguments in [&[][..], &["--validate"], &["config", "show"], &["token"]] {
+        let (code, text) = printed(&proxy::run(arguments));
+        assert_eq!(code, Some(1), "{text}");
+        assert!(text.contains(DEFAULT) && text.contains("--config FILE"), "{text}");
+        assert_eq!(text.matches("1 problem").count(), 1, "{text}");
+    }
+    let (code, text) = printed(&proxy::run(&["--config", "/nowhere/config.yaml"]));
+    assert!(code == Some(1) && !text.contains("--config"), "{text}");
 }
