@@ -30,10 +30,13 @@ pub struct Cli {
     pub command: Option<Command>,
 }
 
+/// Where the configuration is without `--config`.
+pub const DEFAULT_CONFIG: &str = "/etc/yatagarasu/config.yaml";
+
 #[derive(Debug, Args)]
 pub struct ConfigFile {
     /// The configuration file
-    #[arg(long = "config", value_name = "FILE", default_value = "/etc/yatagarasu/config.yaml")]
+    #[arg(long = "config", value_name = "FILE", default_value = DEFAULT_CONFIG)]
     pub path: PathBuf,
 }
 

@@ -5,11 +5,11 @@ use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Error, Result, anyhow};
 use clap::Parser;
-use yatagarasu::cli::{Cli, Command, ConfigCommand};
+use yatagarasu::cli::{Cli, Command, ConfigCommand, DEFAULT_CONFIG};
 use yatagarasu::config::stages::Stages;
-use yatagarasu::config::{self, Config, Source};
+use yatagarasu::config::{self, Config, Source, Unloaded};
 use yatagarasu::reload::history_file::HistoryFile;
 use yatagarasu::reload::signals::{self, Caught};
 use yatagarasu::server::{self, Start};
@@ -93,7 +93,8 @@ fn run(path: PathBuf, resume: Option<&Path>, upgrade: bool, signals: Caught) -> 
             "serving the last configuration that took effect; the file is invalid"
         );
     }
-    let start = Start { path, config: loaded.outcome?, content: loaded.content, file_digest, upgrade };
+    let config = loaded.outcome.map_err(|problems| with_hint(&path, problems))?;
+    let start = Start { path, config, content: loaded.content, file_digest, upgrade };
     server::run(start, signals, log)
 }
 
@@ -107,7 +108,16 @@ fn validate(path: &Path) -> Result<()> {
 }
 
 fn load(path: &Path) -> Result<Config> {
-    Ok(config::load(path)?)
+    config::load(path).map_err(|problems| with_hint(path, problems))
+}
+
+/// Adds how to name another file where the default one is missing.
+fn with_hint(path: &Path, problems: Unloaded) -> Error {
+    if path == Path::new(DEFAULT_CONFIG) && !path.exists() {
+        anyhow!("{problems}\nthis is the default; name another file with --config FILE")
+    } else {
+        problems.into()
+    }
 }
 
 /// To standard output; a reader that has gone away is no error.

@@ -283,7 +283,15 @@ fn refused(address: &Address, role: Role, error: &io::Error) -> String {
 
 fn taken(address: SocketAddr, role: Role, error: &io::Error) -> String {
     let key = role.key();
-    format!("cannot listen on {address}: {error}; choose another {key}, or end what listens there")
+    let remedy = match error.kind() {
+        io::ErrorKind::PermissionDenied => format!(
+            "this user may not open this port: choose a higher {key}, or allow it with \
+             `setcap cap_net_bind_service=+ep` on the program or, in a systemd unit, with \
+             AmbientCapabilities=CAP_NET_BIND_SERVICE"
+        ),
+        _ => format!("choose another {key}, or end what listens there"),
+    };
+    format!("cannot listen on {address}: {error}; {remedy}")
 }
 
 /// Binds a port that one of ours may stand in the way of: the same number on another address.
