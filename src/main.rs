@@ -73,6 +73,16 @@ fn run(path: PathBuf, resume: Option<&Path>, upgrade: bool, signals: Caught) -> 
     let mut loaded = config::load_from(Source::File(path.clone()), None, &mut Stages::default());
     let log = logging::init();
     let file_digest = loaded.digest.clone();
+    // A start that ends here prints its problems instead, as `--validate` does.
+    if loaded.outcome.is_ok() || resume.is_some() {
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            pid = std::process::id(),
+            config = %path.display(),
+            digest = loaded.digest,
+            "starting"
+        );
+    }
     if let Err(problems) = &loaded.outcome
         && let Some(history) = resume
     {

@@ -14,13 +14,51 @@ async fn the_start_says_what_runs_where_and_how_to_reload() {
     let stack = Stack::start().await;
     // The port answers a moment earlier.
     let line = eventually("the start line", async || {
-        stack.proxy.log().into_iter().find(|line| line["pid"] == stack.proxy.pid())
+        stack.proxy.log().into_iter().find(|line| line["address"].is_string())
     })
     .await;
+    assert_eq!(line["pid"], stack.proxy.pid());
     assert_eq!(line["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(line["address"], stack.proxy.address.to_string());
     assert_eq!(line["generation"], 1);
     assert!(line["message"].as_str().expect("a text").ends_with(&format!("kill -HUP {}", stack.proxy.pid())));
+}
+
+#[tokio::test]
+async fn the_first_line_of_the_log_is_the_start() {
+    // A bucket that does not say who may read it is a warning.
+    let config = format!("buckets:\n{}", bucket_at("photos", "/photos", "http://127.0.0.1:9", ""));
+    let proxy = Proxy::start(&config).await;
+    let log = proxy.whole_log().await;
+    assert_eq!(log[0]["message"], "starting");
+    assert_eq!(log[0]["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(log[0]["pid"], proxy.pid());
+    assert_eq!(log[0]["config"], proxy.config_path().to_str().expect("plain"));
+    let serving = log.iter().find(|line| line["address"].is_string()).expect("it serves");
+    assert_eq!(log[0]["digest"], serving["digest"]);
+    assert_eq!(log[1]["level"], "WARN", "a warning of the configuration comes after it");
+}
+
+#[tokio::test]
+async fn a_port_that_the_user_may_not_open_says_how_to_allow_it() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("config.yaml");
+    proxy::write(&path, "server: { address: 0.0.0.0, port: 80 }\nbuckets: []\n");
+    // A user namespace without a map makes a user without rights of whoever runs the test, and in a new
+    // network namespace ports below 1024 need one.
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--net", proxy::PROGRAM, "--config"]).arg(&path);
+    let output = command.output().expect("unshare starts");
+    let printed = String::from_utf8(output.stderr).expect("a text");
+    assert_eq!(output.status.code(), Some(1), "{printed}");
+    let expected = "cannot listen on 0.0.0.0:80: Permission denied";
+    assert!(printed.contains(expected) && printed.contains("higher server.port"), "{printed}");
+    assert!(
+        printed.contains("setcap cap_net_bind_service=+ep")
+            && printed.contains("AmbientCapabilities=CAP_NET_BIND_SERVICE"),
+        "{printed}"
+    );
+    assert!(!printed.contains("end what listens there"), "{printed}");
 }
 
 #[tokio::test]
