@@ -18,6 +18,7 @@ demo: setup ## Start a store and the proxy, print lines to try; DEMO_ARGS=--chec
 
 # What measures memory runs alone.
 test: setup ## Run all tests
+	@scripts/setup.sh ansible-playbook || echo "the tests of deploy/ansible are skipped: no ansible-playbook"
 	cargo test --locked --features faults -- --skip load::
 	cargo test --locked --features faults --test it -- load::
 

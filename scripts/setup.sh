@@ -24,6 +24,7 @@ if [ -n "$missing" ]; then
         for program in $missing; do
             case $program in
                 cc) packages="$packages build-essential" ;;
+                ansible-playbook) packages="$packages ansible-core" ;;
                 *) packages="$packages $program" ;;
             esac
         done

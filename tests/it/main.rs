@@ -36,6 +36,7 @@ mod reload_checkers; // … programs that are broken on purpose
 mod faults; //    stores and clients that fail
 mod ending; //    start, readiness, drain
 mod commands; //  the commands beside running
+mod deploying; // … the files below deploy/
 mod observing; // log and metrics
 mod load; //      large objects
 mod house; //     the floors of the source
