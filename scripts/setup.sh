@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes sure that everything `make demo` and `make test` need is there, and the programs that are named
-# as arguments. Silent, quick and without root when it is. What apt-get or brew can install is installed;
-# for the rest it says what to do.
+# as arguments. Silent, quick and without root when it is. What apt-get can install is installed; for the
+# rest it says what to do.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -13,40 +13,34 @@ fail() {
     exit 1
 }
 
+[ "$(uname)" = Linux ] || fail "yatagarasu is for Linux only"
+
 missing=
 for program in cc cmake make curl "$@"; do
     command -v "$program" >/dev/null 2>&1 || missing="$missing $program"
 done
 
 if [ -n "$missing" ]; then
-    if command -v apt-get >/dev/null 2>&1; then
-        packages=
-        for program in $missing; do
-            case $program in
-                cc) packages="$packages build-essential" ;;
-                ansible-playbook) packages="$packages ansible-core" ;;
-                *) packages="$packages $program" ;;
-            esac
-        done
-        as_root=
-        if [ "$(id -u)" -ne 0 ]; then
-            command -v sudo >/dev/null 2>&1 || fail "missing:$missing; as root, run: apt-get install$packages"
-            as_root=sudo
-        fi
-        # A fresh machine or container has no package lists yet.
-        $as_root apt-get update
-        # shellcheck disable=SC2086 # a list of words
-        $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
-            ca-certificates $packages
-    else
-        case $missing in
-            *" cc"*) [ "$(uname)" != Darwin ] || fail "missing: cc; run: xcode-select --install" ;;
+    command -v apt-get >/dev/null 2>&1 ||
+        fail "missing:$missing; install them with your package manager (cc is a C compiler)"
+    packages=
+    for program in $missing; do
+        case $program in
+            cc) packages="$packages build-essential" ;;
+            ansible-playbook) packages="$packages ansible-core" ;;
+            *) packages="$packages $program" ;;
         esac
-        command -v brew >/dev/null 2>&1 ||
-            fail "missing:$missing; install a C compiler, cmake, make and curl with your package manager"
-        # shellcheck disable=SC2086 # a list of words
-        brew install ${missing# cc}
+    done
+    as_root=
+    if [ "$(id -u)" -ne 0 ]; then
+        command -v sudo >/dev/null 2>&1 || fail "missing:$missing; as root, run: apt-get install$packages"
+        as_root=sudo
     fi
+    # A fresh machine or container has no package lists yet.
+    $as_root apt-get update
+    # shellcheck disable=SC2086 # a list of words
+    $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
+        ca-certificates $packages
     for program in $missing; do
         command -v "$program" >/dev/null 2>&1 || fail "$program is still missing after the installation"
     done
