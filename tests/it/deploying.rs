@@ -1,9 +1,10 @@
 //! The files below `deploy/`, used as an operator uses them.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use serde::Deserialize;
 use serde_json::json;
 
 use crate::harness::*;
@@ -167,4 +168,73 @@ async fn a_play_reloads_a_file_that_was_in_place_before_it() {
     let play = play(&proxy, &next);
     assert!(play.succeeded && play.changed == 1, "{}", play.text);
     assert_eq!(proxy.generation().await, 3);
+}
+
+/// Documents of a YAML file below `deploy/`.
+fn documents(name: &str) -> Vec<serde_yaml::Value> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(name);
+    let text = fs::read_to_string(path).expect("a file of ours");
+    let documents = serde_yaml::Deserializer::from_str(&text);
+    documents.map(|document| serde_yaml::Value::deserialize(document).expect("YAML")).collect()
+}
+
+/// Validates a configuration with an environment and expects no problem and no warning.
+fn assert_valid(config: &str, environment: &[(&str, &str)]) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("config.yaml");
+    proxy::write(&path, config);
+    let mut command = Command::new(proxy::PROGRAM);
+    command.args(["config", "validate"]).arg(&path).env_clear().envs(environment.iter().copied());
+    let output = command.output().expect("the program starts");
+    let printed = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && printed.is_empty(), "{printed}");
+}
+
+const SECRETS: [(&str, &str); 3] =
+    [("jwt", token::SECRET), ("access_key", store::ACCESS_KEY), ("secret_key", store::SECRET_KEY)];
+
+#[test]
+fn the_configuration_for_kubernetes_is_valid_with_the_secrets_that_it_mounts() {
+    let documents = documents("kubernetes/yatagarasu.yaml");
+    let of_kind = |kind: &str| documents.iter().find(|document| document["kind"] == kind).expect(kind);
+    let config = of_kind("ConfigMap")["data"]["config.yaml"].as_str().expect("a text");
+    let secrets = tempfile::tempdir().expect("a temporary folder");
+    for (name, content) in SECRETS {
+        proxy::write(&secrets.path().join(name), content);
+    }
+    assert_valid(&config.replace("/run/secrets/yatagarasu", secrets.path().to_str().expect("plain")), &[]);
+
+    let pod = &of_kind("Deployment")["spec"]["template"]["spec"];
+    let mounted = pod["containers"][0]["volumeMounts"].as_sequence().expect("a list");
+    let folders: Vec<_> = mounted.iter().filter_map(|mount| mount["mountPath"].as_str()).collect();
+    assert_eq!(folders, ["/etc/yatagarasu", "/run/secrets/yatagarasu"]);
+    assert!(mounted.iter().all(|mount| mount["subPath"].is_null()), "a subPath would never change");
+}
+
+#[test]
+fn compose_mounts_a_valid_configuration_as_a_folder() {
+    let compose = &documents("compose.yaml")[0];
+    let proxy = &compose["services"]["yatagarasu"];
+    let mount = proxy["volumes"][0].as_str().expect("a text");
+    let (here, there) = mount.split_once(':').expect("two paths");
+    assert_eq!(there, "/etc/yatagarasu:ro");
+    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(here);
+    let config = fs::read_to_string(here.join("config.yaml")).expect("the configuration");
+    let environment: Vec<(&str, &str)> = (proxy["environment"].as_mapping().expect("a mapping").keys())
+        .filter_map(|name| Some((name.as_str()?, token::SECRET)))
+        .collect();
+    assert_valid(&config, &environment);
+
+    assert_eq!(proxy["healthcheck"]["test"][2], "8080", "the port of the configuration");
+    // Each bucket is a folder of the store's volume, and the store is where the configuration looks.
+    let store = &compose["services"]["store"];
+    let (folder, _) =
+        store["volumes"][0].as_str().and_then(|mount| mount.split_once(':')).expect("two paths");
+    let config: serde_yaml::Value = serde_yaml::from_str(&config).expect("YAML");
+    for bucket in config["buckets"].as_sequence().expect("a list") {
+        let name = bucket["s3"]["bucket"].as_str().expect("a text");
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(folder).join(name);
+        assert!(folder.is_dir(), "{}", folder.display());
+        assert_eq!(bucket["s3"]["endpoint"], "http://store:7070");
+    }
 }
