@@ -3,7 +3,7 @@
 ENGINE ?= docker
 IMAGE ?= yatagarasu
 
-.PHONY: help setup demo test lint soak bench budget compare transcript image check-image
+.PHONY: help setup demo test lint check-deploy soak bench budget compare transcript image check-image
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ lint: setup ## Check format, lints, documentation and, with cargo-deny, dependen
 	else \
 		echo "cargo-deny is not installed: licenses, bans and sources are not checked"; \
 	fi
+
+check-deploy: setup ## Check the systemd units, the alerts and the manifest with the programs they are for
+	scripts/check-deploy.sh
 
 soak: setup ## Reload 10,000 times under load and print what it cost; takes about eight minutes
 	cargo bench --locked --bench reload_soak

@@ -28,6 +28,7 @@ if [ -n "$missing" ]; then
         case $program in
             cc) packages="$packages build-essential" ;;
             ansible-playbook) packages="$packages ansible-core" ;;
+            systemd-analyze) packages="$packages systemd" ;;
             *) packages="$packages $program" ;;
         esac
     done
