@@ -3,7 +3,7 @@
 ENGINE ?= docker
 IMAGE ?= yatagarasu
 
-.PHONY: help setup demo test lint check-deploy soak bench budget compare transcript image check-image
+.PHONY: help setup demo store check-docs test lint check-deploy soak bench budget compare transcript image check-image
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -15,6 +15,13 @@ setup: ## Install what is missing to build; silent when nothing is
 demo: setup ## Start a store and the proxy, print lines to try; DEMO_ARGS=--check runs them
 	cargo build --locked --bin yatagarasu --example demo
 	cargo run --quiet --locked --example demo -- $(DEMO_ARGS)
+
+store: setup ## Start the store alone, on port 9000
+	cargo run --quiet --locked --example store
+
+check-docs: setup ## Run the commands of README and docs/getting-started.md and compare what they print
+	cargo build --locked --bin yatagarasu --example store
+	scripts/check-docs.py README.md docs/getting-started.md
 
 # What measures memory runs alone.
 test: setup ## Run all tests

@@ -95,6 +95,8 @@ pub const SECRET_KEY: &str = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY";
 /// What a store may be started with.
 #[derive(Default)]
 pub struct Options {
+    /// On loopback; any free one for 0.
+    pub port: u16,
     /// More pairs of access and secret key.
     pub credentials: Vec<(String, String)>,
     /// The name below which buckets are host names.
@@ -109,7 +111,7 @@ impl Store {
 
     pub async fn with(options: Options) -> Self {
         let root = TempDir::new().expect("a temporary folder");
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port on loopback");
+        let listener = TcpListener::bind(("127.0.0.1", options.port)).await.expect("a port on loopback");
         let address = listener.local_addr().expect("bound");
         let keys = Keys::default();
         let store = Self { address, root, keys, received: Arc::default(), connections: Arc::default() };
