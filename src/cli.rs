@@ -30,7 +30,7 @@ pub struct Cli {
     pub command: Option<Command>,
 }
 
-/// Where the configuration is without `--config`.
+/// Path of the configuration without `--config`.
 pub const DEFAULT_CONFIG: &str = "/etc/yatagarasu/config.yaml";
 
 #[derive(Debug, Args)]

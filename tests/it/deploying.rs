@@ -11,7 +11,7 @@ use crate::harness::*;
 
 const PLAYBOOK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/ansible/playbook.yaml");
 
-/// What came of a run of the playbook.
+/// Outcome of a run of the playbook.
 struct Play {
     succeeded: bool,
     /// Tasks that changed something.
