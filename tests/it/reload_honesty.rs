@@ -230,6 +230,7 @@ async fn g40_the_last_good_configuration_is_served_when_asked_for() {
             .await
             .contains("serving the last configuration that took effect; the file is invalid")
     );
+    assert_eq!(second.log()[0]["message"], "starting", "before the error about the file");
     let status = second.status().await;
     assert_eq!(status["drift"], true, "the file is not what is in service");
     let earlier = status["history"].as_array().expect("a list");
