@@ -20,6 +20,7 @@ store: setup ## Start the store alone, on port 9000
 	cargo run --quiet --locked --example store
 
 check-docs: setup ## Run the commands of README and docs/getting-started.md and compare what they print
+	@scripts/setup.sh python3 openssl
 	cargo build --locked --bin yatagarasu --example store
 	scripts/check-docs.py README.md docs/getting-started.md
 
