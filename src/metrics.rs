@@ -31,6 +31,7 @@ pub struct Metrics {
     pub request_duration: HistogramVec,
     pub requests_in_flight: IntGauge,
     pub rejections: IntCounterVec,
+    pub would_refuse: IntCounterVec,
     pub upstream_errors: IntCounterVec,
     pub external_decisions: IntCounterVec,
     pub jwks_fetches: IntCounterVec,
@@ -97,6 +98,13 @@ impl Metrics {
                 ),
                 &["reason"],
             )?,
+            would_refuse: IntCounterVec::new(
+                Opts::new(
+                    "yatagarasu_would_refuse_total",
+                    "Requests let through that would be refused if nothing were observed only.",
+                ),
+                &["bucket", "reason"],
+            )?,
             upstream_errors: IntCounterVec::new(
                 Opts::new("yatagarasu_upstream_errors_total", "Failures between the proxy and the store."),
                 &["bucket", "kind"],
@@ -157,7 +165,7 @@ impl Metrics {
     }
 
     fn register(&self) -> Result<(), prometheus::Error> {
-        let all: [Box<dyn prometheus::core::Collector>; 21] = [
+        let all: [Box<dyn prometheus::core::Collector>; 22] = [
             Box::new(self.reload_success.clone()),
             Box::new(self.reload_failure.clone()),
             Box::new(self.generation.clone()),
@@ -168,6 +176,7 @@ impl Metrics {
             Box::new(self.request_duration.clone()),
             Box::new(self.requests_in_flight.clone()),
             Box::new(self.rejections.clone()),
+            Box::new(self.would_refuse.clone()),
             Box::new(self.upstream_errors.clone()),
             Box::new(self.external_decisions.clone()),
             Box::new(self.jwks_fetches.clone()),
@@ -269,6 +278,9 @@ impl Metrics {
                 let _ = match family.name() {
                     "yatagarasu_http_requests_total" => {
                         self.requests.remove_label_values(&[bucket, value("method"), value("status")])
+                    }
+                    "yatagarasu_would_refuse_total" => {
+                        self.would_refuse.remove_label_values(&[bucket, value("reason")])
                     }
                     "yatagarasu_upstream_errors_total" => {
                         self.upstream_errors.remove_label_values(&[bucket, value("kind")])

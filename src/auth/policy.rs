@@ -2,7 +2,8 @@
 //!
 //! Of the rules of a bucket one decides, and it alone: the one with the most specific pattern that
 //! covers the key. What no rule covers is refused. The decision depends on the request and the time
-//! and on nothing else.
+//! and on nothing else. A part in [`Mode::Observe`] decides the same, but what it refuses passes, and
+//! the refusal is told beside the permission.
 
 use std::cmp::Ordering;
 use std::net::IpAddr;
@@ -29,9 +30,30 @@ pub struct Request<'r> {
     pub address: Option<IpAddr>,
 }
 
+/// How a part of a policy takes effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    #[default]
+    Enforce,
+    /// Refuses nothing, and tells what it would have refused.
+    Observe,
+}
+
+/// Permission to read.
+#[derive(Debug)]
+pub struct Granted {
+    /// Without claims where an observed part would have refused the token or the link.
+    pub principal: Principal,
+    /// The refusal that the client would have got if nothing were in [`Mode::Observe`].
+    pub would_refuse: Option<Denied>,
+}
+
 #[derive(Debug)]
 pub struct Policy {
+    /// For everything but the networks; a rule may be observed by itself.
+    pub mode: Mode,
     pub networks: Networks,
+    pub networks_mode: Mode,
     pub links: Option<Links>,
     pub readers: Readers,
 }
@@ -44,25 +66,45 @@ pub enum Readers {
 }
 
 impl Policy {
-    pub fn authorize(&self, request: &Request<'_>, now: SystemTime) -> Result<Principal, Denied> {
-        if !self.networks.permit(request.address) {
-            return Err(Denied::Network);
+    pub fn authorize(&self, request: &Request<'_>, now: SystemTime) -> Result<Granted, Denied> {
+        let from_elsewhere = (!self.networks.permit(request.address)).then_some(Denied::Network);
+        if self.networks_mode == Mode::Enforce
+            && let Some(denied) = from_elsewhere
+        {
+            return Err(denied);
         }
         let deciding = self.readers.deciding(request);
+        let is_observed = self.mode == Mode::Observe || deciding.mode == Mode::Observe;
+        match self.decide(deciding, request, now) {
+            Ok(principal) => Ok(Granted { principal, would_refuse: from_elsewhere }),
+            Err(denied) if is_observed => {
+                Ok(Granted { principal: Principal::default(), would_refuse: from_elsewhere.or(Some(denied)) })
+            }
+            Err(denied) => Err(denied),
+        }
+    }
+
+    /// Decides by the rule for the object, or by a link that stands in for it.
+    fn decide(
+        &self,
+        deciding: Deciding<'_>,
+        request: &Request<'_>,
+        now: SystemTime,
+    ) -> Result<Principal, Denied> {
         // A link stands in for a token, and for a rule; it does not undo a denial.
-        if !matches!(deciding, Ok((Rule::Public, _)) | Err(Denied::Rule))
+        if !matches!(deciding.allowed, Ok(Rule::Public) | Err(Denied::Rule))
             && let Some(links) = &self.links
             && let Some(opened) = links.check(request.object, request.query, request.address, now)
         {
             return opened.map(|()| Principal::default()).map_err(Denied::Link);
         }
-        let (rule, pattern) = deciding?;
+        let rule = deciding.allowed?;
         if matches!(rule, Rule::Closed) {
             return Err(Denied::Link(InvalidLink::Missing));
         }
         let principal = rule.authorize(request.headers, request.query, now)?;
         // With enforcement off there are no claims, and everybody may read.
-        if let Some(pattern) = pattern
+        if let Some(pattern) = deciding.pattern
             && let Some(claim) = pattern.claim()
             && !matches!(rule, Rule::Public)
             && !pattern.admits(request.key, &principal.claims)
@@ -73,20 +115,48 @@ impl Policy {
     }
 }
 
+/// The rule for an object, and how it takes effect.
+struct Deciding<'p> {
+    allowed: Result<&'p Rule, Denied>,
+    /// The pattern that the rule stands beside.
+    pattern: Option<&'p Pattern>,
+    mode: Mode,
+}
+
 impl Readers {
     /// Whether it depends on the key who may read.
     pub fn depend_on_key(&self) -> bool {
         matches!(self, Self::ByPath(_))
     }
 
-    /// The rule for an object, and the pattern that it stands beside.
-    fn deciding(&self, request: &Request<'_>) -> Result<(&Rule, Option<&Pattern>), Denied> {
+    /// The place in `auth.rules` of the rule that decides about a key.
+    pub fn place_of_rule(&self, method: &Method, key: &str) -> Option<usize> {
         match self {
-            Self::Whole(rule) => Ok((rule, None)),
-            Self::ByPath(rules) => {
-                let rule = rules.deciding(request.method, request.key).ok_or(Denied::NoRule)?;
-                Ok((rule.allowed.as_ref().ok_or(Denied::Rule)?, Some(&rule.pattern)))
-            }
+            Self::Whole(_) => None,
+            Self::ByPath(rules) => rules.deciding(method, key).map(|rule| rule.place),
+        }
+    }
+
+    /// The places in `auth.rules` of the rules that refuse nobody, in order.
+    pub fn observed(&self) -> Vec<usize> {
+        let Self::ByPath(Rules(rules)) = self else { return Vec::new() };
+        let observed = rules.iter().filter(|rule| rule.mode == Mode::Observe);
+        let mut places: Vec<usize> = observed.map(|rule| rule.place).collect();
+        places.sort_unstable();
+        places
+    }
+
+    fn deciding(&self, request: &Request<'_>) -> Deciding<'_> {
+        match self {
+            Self::Whole(rule) => Deciding { allowed: Ok(rule), pattern: None, mode: Mode::Enforce },
+            Self::ByPath(rules) => match rules.deciding(request.method, request.key) {
+                Some(rule) => Deciding {
+                    allowed: rule.allowed.as_ref().ok_or(Denied::Rule),
+                    pattern: Some(&rule.pattern),
+                    mode: rule.mode,
+                },
+                None => Deciding { allowed: Err(Denied::NoRule), pattern: None, mode: Mode::Enforce },
+            },
         }
     }
 }
@@ -99,6 +169,9 @@ pub struct PathRule {
     pub is_for_head: bool,
     /// Who may read, [`Rule::Closed`] for signed links alone; `None` for nobody.
     pub allowed: Option<Rule>,
+    pub mode: Mode,
+    /// Its index in the list as written.
+    pub place: usize,
 }
 
 impl PathRule {
@@ -196,7 +269,9 @@ mod tests {
             sources: [Source::Bearer].into(),
             conditions,
         };
-        let rules = written.iter().map(|(methods, pattern, who)| PathRule {
+        let rules = written.iter().enumerate().map(|(place, (methods, pattern, who))| PathRule {
+            mode: Mode::Enforce,
+            place,
             pattern: Pattern::parse(pattern).expect("valid"),
             is_for_head: *methods == "HEAD",
             allowed: match who {
@@ -210,6 +285,11 @@ mod tests {
             },
         });
         Rules::new(rules.collect())
+    }
+
+    fn policy(readers: Readers) -> Policy {
+        let mode = Mode::Enforce;
+        Policy { mode, networks: Networks::default(), networks_mode: mode, links: None, readers }
     }
 
     fn outcome(policy: &Policy, method: &str, key: &str, claims: &Value) -> Outcome {
@@ -274,7 +354,7 @@ mod tests {
             ("GET", "**/${claim.sub}/inbox/**", Role("reader")),
         ]);
         let policies = [parts, methods, site, folders]
-            .map(|rules| Policy { networks: Networks::default(), links: None, readers: Readers::ByPath(rules) });
+            .map(|rules| policy(Readers::ByPath(rules)));
         let [parts, methods, site, folders] = &policies;
         let table = [
             // Public, and a part of it that nobody reads.
@@ -385,6 +465,8 @@ mod tests {
                 pattern: Pattern::parse(pattern).expect("valid"),
                 is_for_head: methods == "HEAD",
                 allowed: None,
+                mode: Mode::Enforce,
+                place: 0,
             });
             assert_eq!(one.conflicts_with(&other), conflict, "{:?} {:?}", one.pattern, other.pattern);
             assert_eq!(other.conflicts_with(&one), conflict);

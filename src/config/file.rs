@@ -4,11 +4,14 @@
 //! effective configuration: `config show` prints it and a reload compares it. What is required is
 //! an `Option` that `validate` insists on.
 
+mod auth;
+
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_yaml::Value;
 
 use crate::secret::Secret;
+pub use auth::{Auth, PathRule, SignedLinks};
 
 /// The sections, each read on its own so that a mistake in one hides none in another.
 #[derive(Debug, Default, Deserialize)]
@@ -263,6 +266,8 @@ pub struct Bucket {
     pub allow_networks: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deny_networks: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub networks_mode: Option<String>,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -320,77 +325,6 @@ impl Default for Timeouts {
             write_seconds: 60.0,
             idle_seconds: 60.0,
             total_seconds: 21_600.0,
-        }
-    }
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Auth {
-    pub enabled: bool,
-    pub claims: Vec<Claim>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub rules: Option<Vec<PathRule>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub signed_links: Option<SignedLinks>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub external: Option<External>,
-}
-
-impl Default for Auth {
-    fn default() -> Self {
-        Self { enabled: true, claims: Vec::new(), rules: None, signed_links: None, external: None }
-    }
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct SignedLinks {
-    pub secret: Option<Secret>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub previous_secret: Option<Secret>,
-    pub max_ttl_seconds: u64,
-}
-
-impl Default for SignedLinks {
-    fn default() -> Self {
-        Self { secret: None, previous_secret: None, max_ttl_seconds: 86_400 }
-    }
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct External {
-    pub url: Option<Secret>,
-    pub timeout_ms: u64,
-    pub cache_seconds: u64,
-}
-
-impl Default for External {
-    fn default() -> Self {
-        Self { url: None, timeout_ms: 1000, cache_seconds: 0 }
-    }
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct PathRule {
-    pub path: Option<String>,
-    pub methods: Vec<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub allow: Option<String>,
-    pub deny: bool,
-    pub claims: Vec<Claim>,
-}
-
-impl Default for PathRule {
-    fn default() -> Self {
-        Self {
-            path: None,
-            methods: vec!["GET".to_owned(), "HEAD".to_owned()],
-            allow: None,
-            deny: false,
-            claims: Vec::new(),
         }
     }
 }

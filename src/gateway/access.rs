@@ -29,6 +29,8 @@ pub struct Access<'a> {
     pub duration: Duration,
     pub upstream: Option<Duration>,
     pub rejection: Option<&'a Rejection>,
+    /// The refusal that a part of the bucket which is observed only let pass.
+    pub would_refuse: Option<&'a Rejection>,
     /// What the store had against whom we sign as.
     pub refusal: Option<Cause>,
     pub reason: Option<String>,
@@ -49,6 +51,10 @@ impl Access<'_> {
             None | Some(Rejection::Store(_)) => {}
             Some(rejection) => metrics.rejections.with_label_values(&[rejection.label()]).inc(),
         }
+        let would_refuse = self.would_refuse.map(Rejection::label);
+        if let Some(reason) = would_refuse {
+            metrics.would_refuse.with_label_values(&[bucket, reason]).inc();
+        }
         if let Some(refusal) = self.refusal {
             metrics.store_refusals.with_label_values(&[bucket, refusal.label()]).inc();
         }
@@ -65,6 +71,7 @@ impl Access<'_> {
             duration_ms = milliseconds(self.duration),
             upstream_ms = self.upstream.map(milliseconds),
             reason = self.reason,
+            would_refuse,
             "request"
         );
     }

@@ -14,7 +14,8 @@ use serde_json::json;
 use super::external::{Decision, Failure};
 use super::rejection::Rejection;
 use crate::auth::links::Object;
-use crate::auth::{Principal, policy};
+use crate::auth::policy::{self, Mode};
+use crate::auth::{Denied, Principal};
 use crate::config::{Bucket, External};
 use crate::generation::Generation;
 use crate::routing::{self, InvalidPath};
@@ -31,6 +32,8 @@ pub struct Admission {
     query: String,
     /// Who signs every attempt, whatever is renewed meanwhile.
     signatory: Arc<Signatory>,
+    /// The refusal that the client would have got if nothing of the bucket were observed only.
+    would_refuse: Option<Rejection>,
 }
 
 impl Admission {
@@ -53,6 +56,10 @@ impl Admission {
     pub fn signatory(&self) -> &Signatory {
         &self.signatory
     }
+
+    pub fn would_refuse(&self) -> Option<&Rejection> {
+        self.would_refuse.as_ref()
+    }
 }
 
 /// What [`admit`] finds about a request that it does not refuse.
@@ -63,7 +70,17 @@ pub enum Verdict {
     Asks(Question),
 }
 
-/// What a service is to decide. Holds the admission, and gives it out for a yes alone.
+impl Verdict {
+    /// The refusal that the client would have got so far if nothing were observed only.
+    pub fn would_refuse(&self) -> Option<&Rejection> {
+        match self {
+            Self::Admitted(admission) | Self::Asks(Question { admission, .. }) => admission.would_refuse(),
+        }
+    }
+}
+
+/// A question for a service. Holds the admission, and gives it out for a yes alone, unless the
+/// bucket's readers are observed only.
 #[derive(Debug)]
 pub struct Question {
     admission: Admission,
@@ -105,13 +122,18 @@ impl Question {
         &self.text
     }
 
+    /// The admission after a yes; after anything else too, with what it would have been refused for,
+    /// where the bucket's readers are observed only.
     pub fn answered(self, decision: Result<Decision, Failure>) -> Result<Admission, Refusal> {
         let rejection = match decision {
             Ok(decision) if decision.allows => return Ok(self.admission),
             Ok(_) => Rejection::ExternalDenied,
             Err(failure) => Rejection::ExternalFailed(failure),
         };
-        Err(Refusal { bucket: Some(self.admission.bucket), rejection })
+        match self.admission.bucket.policy.mode {
+            Mode::Enforce => Err(Refusal { bucket: Some(self.admission.bucket), rejection }),
+            Mode::Observe => Ok(Admission { would_refuse: Some(rejection), ..self.admission }),
+        }
     }
 }
 
@@ -152,6 +174,15 @@ pub fn admit(
         .map_err(|rejection| Refusal { bucket: Some(bucket.clone()), rejection })
 }
 
+/// Whether an unknown key of the token decides, so that fetching keys may change the outcome.
+pub fn lacks_a_key(outcome: &Result<Verdict, Refusal>) -> bool {
+    let rejection = match outcome {
+        Ok(verdict) => verdict.would_refuse(),
+        Err(refusal) => Some(&refusal.rejection),
+    };
+    rejection == Some(&Rejection::Denied(Denied::UnknownKey))
+}
+
 /// Whether an object of a bucket may be read.
 fn read(
     bucket: &Arc<Bucket>,
@@ -179,7 +210,7 @@ fn read(
         query,
         address,
     };
-    let principal = bucket.policy.authorize(&asked, now).map_err(Rejection::Denied)?;
+    let granted = bucket.policy.authorize(&asked, now).map_err(Rejection::Denied)?;
     if has_body(request) {
         return Err(Rejection::Body);
     }
@@ -192,10 +223,15 @@ fn read(
         key: ObjectKey::new(key.to_owned()),
         query: canonical_query(query)?,
         signatory: bucket.signer.identity().signatory(now).ok_or(Rejection::NoCredentials)?,
+        would_refuse: granted.would_refuse.map(Rejection::Denied),
     };
+    // As under enforcement, an observed service is not asked about a request that is refused anyway.
+    let is_settled = bucket.policy.mode == Mode::Observe && admission.would_refuse.is_some();
     Ok(match &bucket.external {
-        None => Verdict::Admitted(admission),
-        Some(external) => Verdict::Asks(Question::about(admission, external, &asked, &principal)),
+        Some(external) if !is_settled => {
+            Verdict::Asks(Question::about(admission, external, &asked, &granted.principal))
+        }
+        _ => Verdict::Admitted(admission),
     })
 }
 
@@ -233,6 +269,145 @@ fn canonical_query(query: &str) -> Result<String, Rejection> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use http::header::AUTHORIZATION;
+    use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
+    use proptest::sample::select;
+
+    use crate::auth::keys::{Algorithm, mint};
+    use crate::config::stages::Stages;
+    use crate::config::{self, Source};
+    use crate::generation::Live;
+    use crate::secret::Secret;
+
+    const SECRET: &str = "a-secret-of-at-least-32-characters";
+    const NOW: u64 = 1_800_000_000;
+
+    /// A generation with one bucket at `/f`. `{mode}` in the texts is the word for the mode.
+    fn generation(auth: &str, networks: &str, mode: &str) -> Arc<Generation> {
+        let text = format!(
+            "jwt: {{ secret: {SECRET}, token_sources: [{{ type: bearer }}, {{ type: query, name: t }}] }}
+buckets:
+- name: f
+  path_prefix: /f
+  s3: {{ bucket: fff, region: eu-west-1, endpoint: \"http://127.0.0.1\", access_key: AK, secret_key: SK }}
+  auth: {auth}
+  {networks}
+"
+        );
+        let text = text.replace("{mode}", mode).into_bytes();
+        let source = Source::Text { path: "test.yaml".into(), text };
+        let config = config::load_from(source, None, &mut Stages::default()).outcome.expect("valid");
+        Live::new(Arc::new(config)).current()
+    }
+
+    fn bearer(claims: &str) -> String {
+        let claims = serde_json::from_str::<serde_json::Value>(claims).expect("JSON");
+        let claims = claims.as_object().expect("an object");
+        let algorithm = Algorithm::parse("HS256").expect("known");
+        let token = mint(algorithm, &Secret::new(SECRET), None, claims).expect("a token");
+        format!("Bearer {token}")
+    }
+
+    /// The outcome of a request: whether a service is asked, or the rejection; and what was only observed.
+    fn outcome(
+        generation: &Generation,
+        request: &Parts,
+        from: IpAddr,
+    ) -> (Result<bool, Rejection>, Option<Rejection>) {
+        let now = UNIX_EPOCH + Duration::from_secs(NOW);
+        match admit(generation, request, Some(from), now) {
+            Ok(verdict) => (Ok(matches!(verdict, Verdict::Asks(_))), verdict.would_refuse().cloned()),
+            Err(refusal) => (Err(refusal.rejection), None),
+        }
+    }
+
+    /// Blocks of readers: whole buckets, conditions, links, services, rules of every kind.
+    const BLOCKS: [&str; 5] = [
+        "{ mode: {mode} }",
+        "{ mode: {mode}, claims: [{ claim: role, operator: equals, value: reader }] }",
+        "{ mode: {mode}, signed_links: { secret: a-link-secret-of-at-least-32-characters } }",
+        "{ mode: {mode}, external: { url: \"http://127.0.0.1\" } }",
+        "{ mode: {mode}, signed_links: { secret: a-link-secret-of-at-least-32-characters }, rules: [
+            { path: \"open/**\", allow: public }, { path: \"shut/**\", deny: true },
+            { path: \"team/**\", claims: [{ claim: role, operator: equals, value: reader }] },
+            { path: \"probe/**\", methods: [HEAD] }, { path: \"${claim.sub}/own/**\" }] }",
+    ];
+
+    proptest! {
+        #[test]
+        fn what_an_observed_bucket_would_refuse_is_what_it_refuses_when_it_is_enforced(
+            block in select(&BLOCKS[..]),
+            networks in select(&["", "allow_networks: [10.0.0.0/8]\n  networks_mode: {mode}"][..]),
+            method in select(&["GET", "HEAD", "PUT"][..]),
+            key in select(&["a", "open/a", "shut/a", "team/a", "probe/a", "ann/own/a", "bob/own/a", "a//b", ""][..]),
+            query in select(&["", "t=nonsense", "versionId=", "signature=00&expires=1", "partNumber=1"][..]),
+            claims in select(&[
+                None,
+                Some(r#"{ "exp": 1900000000 }"#),
+                Some(r#"{ "exp": 1900000000, "role": "reader", "sub": "ann" }"#),
+                Some(r#"{ "exp": 1900000000, "role": "guest", "sub": "ann" }"#),
+                Some(r#"{ "exp": 1, "role": "reader" }"#),
+                Some(r#"{ "exp": 1900000000, "nbf": 1900000000 }"#),
+            ][..]),
+            has_body in any::<bool>(),
+            from in select(&["10.0.0.1", "192.0.2.1"][..]),
+        ) {
+            let mut request = http::Request::builder().method(method).uri(format!("/f/{key}?{query}"));
+            request = request.header(HOST, "proxy");
+            if let Some(claims) = claims {
+                request = request.header(AUTHORIZATION, bearer(claims));
+            }
+            if has_body {
+                request = request.header(CONTENT_LENGTH, 5);
+            }
+            let (request, ()) = request.body(()).expect("a request").into_parts();
+            let from: IpAddr = from.parse().expect("an address");
+            let (enforced, nothing) = outcome(&generation(block, networks, "enforce"), &request, from);
+            let (observed, would_refuse) = outcome(&generation(block, networks, "observe"), &request, from);
+            prop_assert_eq!(nothing, None);
+            match (enforced, observed) {
+                // Everything but the authorization is enforced always, and told first once that passes.
+                (Err(denied @ Rejection::Denied(_)), Ok(asks)) => {
+                    prop_assert_eq!(would_refuse, Some(denied));
+                    prop_assert!(!asks, "a service is not asked about what is refused anyway");
+                }
+                (Err(Rejection::Denied(_)), Err(other)) => {
+                    prop_assert!(!matches!(other, Rejection::Denied(_)), "{}", other);
+                }
+                (enforced, observed) => {
+                    prop_assert_eq!(enforced, observed);
+                    prop_assert_eq!(would_refuse, None);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn whatever_an_observed_service_says_the_request_passes() {
+        let block = "{ mode: {mode}, rules: [{ path: \"**\", allow: public }], external: { url: \"http://127.0.0.1\" } }";
+        let request = http::Request::builder().uri("/f/a").header(HOST, "proxy").body(()).expect("a request");
+        let (request, ()) = request.into_parts();
+        let answers = [
+            (Ok(Decision { allows: true, is_remembered: false }), None),
+            (Ok(Decision { allows: false, is_remembered: true }), Some(Rejection::ExternalDenied)),
+            (Err(Failure::Paused), Some(Rejection::ExternalFailed(Failure::Paused))),
+        ];
+        for (decision, rejection) in answers {
+            for mode in ["enforce", "observe"] {
+                let verdict =
+                    admit(&generation(block, "", mode), &request, None, UNIX_EPOCH).expect("a question");
+                let Verdict::Asks(question) = verdict else { panic!("no question") };
+                let found = match question.answered(decision) {
+                    Ok(admission) => (true, admission.would_refuse().cloned()),
+                    Err(refusal) => (false, Some(refusal.rejection)),
+                };
+                let passes = mode == "observe" || rejection.is_none();
+                assert_eq!(found, (passes, rejection.clone()), "{mode} {decision:?}");
+            }
+        }
+    }
 
     #[test]
     fn only_versions_and_parts_are_asked_for() {

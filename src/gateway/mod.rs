@@ -32,7 +32,6 @@ use pingora::{Error, ErrorSource, ErrorType, Result};
 
 use crate::admin::{Endpoint, Operators};
 use crate::answer::Answer;
-use crate::auth::Denied;
 use crate::config::Bucket;
 use crate::fault;
 use crate::generation::Generation;
@@ -43,7 +42,7 @@ use crate::s3::error::Cause;
 use access::{Access, CLIENT_CLOSED, count_external_decision, count_upstream_error};
 use address::Client;
 pub use address::LocalUser;
-use admission::{Admission, Refusal, Verdict, admit};
+use admission::{Admission, Refusal, Verdict, admit, lacks_a_key};
 use answering::{WRITE, keep_only, reject, replace, request_id, stamp, take, write};
 use context::{Context, Replacement, Upstream};
 use external::Services;
@@ -334,6 +333,7 @@ impl ProxyHttp for Gateway {
             upstream: ctx.upstream.latency,
             // Not when the answer had begun before things went wrong.
             rejection: ctx.rejection.as_ref().filter(|rejection| rejection.status() == status.as_u16()),
+            would_refuse: ctx.admission.as_ref().and_then(Admission::would_refuse),
             refusal: refusal(ctx),
             reason: reason(ctx, error),
         }
@@ -362,9 +362,7 @@ impl Gateway {
         received: SystemTime,
     ) -> std::result::Result<Admission, Refusal> {
         let verdict = match admit(generation, request, address, received) {
-            Err(Refusal { rejection: Rejection::Denied(Denied::UnknownKey), .. })
-                if self.issuers.ask(&generation.config).await =>
-            {
+            outcome if lacks_a_key(&outcome) && self.issuers.ask(&generation.config).await => {
                 admit(generation, request, address, SystemTime::now())
             }
             outcome => outcome,

@@ -239,6 +239,8 @@ mod tests {
     use super::*;
     use http::HeaderValue;
 
+    use crate::auth::links::InvalidLink;
+
     #[test]
     fn accept_chooses_the_document() {
         for (accept, json) in [
@@ -255,6 +257,29 @@ mod tests {
             assert_eq!(prefers_json(&headers), json, "{accept}");
         }
         assert!(!prefers_json(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn no_reason_that_may_be_observed_is_the_end_of_another() {
+        use Denied as D;
+        let denied = [
+            D::NoToken,
+            D::Expired,
+            D::Malformed,
+            D::Claim { claim: "sub".to_owned() },
+            D::Link(InvalidLink::Missing),
+            D::Unconfigured,
+            D::Network,
+            D::Rule,
+            D::NoRule,
+        ];
+        let external = [Rejection::ExternalDenied, Rejection::ExternalFailed(Failure::Paused)];
+        let reasons: Vec<_> =
+            denied.map(Rejection::Denied).iter().chain(&external).map(Rejection::label).collect();
+        for one in &reasons {
+            let is_free = |other: &&str| *other == *one || !other.ends_with(one);
+            assert!(reasons.iter().all(is_free), "{one}");
+        }
     }
 
     #[test]

@@ -38,5 +38,6 @@ mod ending; //    start, readiness, drain
 mod commands; //  the commands beside running
 mod deploying; // … the files below deploy/
 mod observing; // log and metrics
+mod observed; //   rules that are observed before they are enforced
 mod load; //      large objects
 mod house; //     the floors of the source

@@ -4,6 +4,7 @@ mod buckets;
 mod credentials;
 mod jwt;
 mod keys;
+mod mode;
 mod policy;
 
 use std::net::{IpAddr, SocketAddr};

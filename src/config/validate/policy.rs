@@ -11,7 +11,7 @@ use crate::auth::claims::Condition;
 use crate::auth::links::{Links, MIN_SECRET_CHARACTERS};
 use crate::auth::networks::{Network, Networks};
 use crate::auth::pattern::Pattern;
-use crate::auth::policy::{PathRule, Policy, Readers, Rules};
+use crate::auth::policy::{Mode, PathRule, Policy, Readers, Rules};
 use crate::config::problem::Place;
 use crate::config::{External, file};
 use crate::s3::Endpoint;
@@ -52,8 +52,13 @@ impl Validator<'_, '_> {
         };
         let links = bucket.auth.as_ref().and_then(|auth| auth.signed_links.as_ref());
         let links = links.map(|links| self.links(links, &place.key("auth").key("signed_links")));
+        let mode =
+            bucket.auth.as_ref().map_or(Mode::Enforce, |auth| self.auth_mode(auth, &place.key("auth")));
+        let networks_mode = self.networks_mode(bucket, &place.key("networks_mode"));
         let readers = self.readers(bucket.auth.as_ref(), &place.key("auth"), name, jwt)?;
-        Some(Policy { networks, links, readers })
+        let policy = Policy { mode, networks, networks_mode, links, readers };
+        self.warn_of_observed(&policy, place, name);
+        Some(policy)
     }
 
     pub fn external(&mut self, auth: Option<&file::Auth>, place: &Place) -> Option<External> {
@@ -211,7 +216,7 @@ impl Validator<'_, '_> {
         let mut valid: Vec<(usize, PathRule)> = Vec::new();
         for (index, rule) in rules.iter().enumerate() {
             let at = place.index(index);
-            let Some(rule) = self.path_rule(rule, &at, has_keys, &token_rule) else { continue };
+            let Some(rule) = self.path_rule(rule, index, &at, has_keys, &token_rule) else { continue };
             if let Some((earlier, _)) = valid.iter().find(|(_, other)| other.conflicts_with(&rule)) {
                 let written = rules.get(index).and_then(|rule| rule.path.as_deref()).unwrap_or_default();
                 let why = format!(
@@ -227,6 +232,7 @@ impl Validator<'_, '_> {
     fn path_rule(
         &mut self,
         rule: &file::PathRule,
+        index: usize,
         place: &Place,
         has_keys: bool,
         token_rule: impl Fn(Vec<Condition>) -> Option<Rule>,
@@ -246,6 +252,7 @@ impl Validator<'_, '_> {
             }
         });
         let is_for_head = self.is_for_head(&rule.methods, &place.key("methods"));
+        let mode = self.rule_mode(rule, &place.key("mode"));
         if let Some(allow) = rule.allow.as_deref().filter(|allow| *allow != "public") {
             let why = "is no one to allow; use `public`, or leave the key out for whoever has a token";
             self.refuse(&place.key("allow"), allow, why);
@@ -279,7 +286,7 @@ impl Validator<'_, '_> {
                 Some(rule?)
             }
         };
-        Some(PathRule { pattern: pattern?, is_for_head, allowed })
+        Some(PathRule { pattern: pattern?, is_for_head, allowed, mode, place: index })
     }
 
     fn is_for_head(&mut self, methods: &[String], place: &Place) -> bool {

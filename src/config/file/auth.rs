@@ -1,0 +1,90 @@
+//! The `auth` block of a bucket as written.
+
+use serde::{Deserialize, Serialize};
+
+use super::Claim;
+use crate::secret::Secret;
+
+/// The default of every `mode`.
+const ENFORCE: &str = "enforce";
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Auth {
+    pub enabled: bool,
+    pub mode: String,
+    pub claims: Vec<Claim>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rules: Option<Vec<PathRule>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signed_links: Option<SignedLinks>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub external: Option<External>,
+}
+
+impl Default for Auth {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            mode: ENFORCE.to_owned(),
+            claims: Vec::new(),
+            rules: None,
+            signed_links: None,
+            external: None,
+        }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SignedLinks {
+    pub secret: Option<Secret>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub previous_secret: Option<Secret>,
+    pub max_ttl_seconds: u64,
+}
+
+impl Default for SignedLinks {
+    fn default() -> Self {
+        Self { secret: None, previous_secret: None, max_ttl_seconds: 86_400 }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct External {
+    pub url: Option<Secret>,
+    pub timeout_ms: u64,
+    pub cache_seconds: u64,
+}
+
+impl Default for External {
+    fn default() -> Self {
+        Self { url: None, timeout_ms: 1000, cache_seconds: 0 }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PathRule {
+    pub path: Option<String>,
+    pub methods: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allow: Option<String>,
+    pub deny: bool,
+    pub mode: String,
+    pub claims: Vec<Claim>,
+}
+
+impl Default for PathRule {
+    fn default() -> Self {
+        Self {
+            path: None,
+            methods: vec!["GET".to_owned(), "HEAD".to_owned()],
+            allow: None,
+            deny: false,
+            mode: ENFORCE.to_owned(),
+            claims: Vec::new(),
+        }
+    }
+}
