@@ -1,21 +1,24 @@
-//! The log: one line a request and one a reload, to stderr, JSON on a pipe and text on a terminal.
+//! The log: one line a request and one a reload, to stderr, as JSON or as text. A reload may change its
+//! level and its format.
 //!
 //! Lines gather in memory and a thread of their own writes them, so neither a request nor a stuck reader
 //! of the log waits for the other. What does not fit is dropped and counted.
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::thread::{self, Thread};
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 use tracing::field::{Field, Visit};
-use tracing::{Event, Level, Subscriber};
+use tracing::{Event, Level, Subscriber, warn};
+use tracing_subscriber::Registry;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{self, Layer, SubscriberExt};
+use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
 
 /// What may wait to be written: about 60,000 lines of requests.
@@ -41,27 +44,79 @@ pub struct Guard {
     written: mpsc::Receiver<()>,
 }
 
-/// Sets the log up, once, for the whole process. `RUST_LOG` chooses the level of our own lines.
+/// The part of the log that the configuration chooses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    pub level: Level,
+    pub format: Format,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { level: Level::INFO, format: Format::Auto }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// Text on a terminal, JSON elsewhere.
+    Auto,
+    Json,
+    Text,
+}
+
+/// The filter of every record. Empty in a program that embeds the reloader and has a log of its own.
+static FILTER: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
+
+/// Whether records are written as text; otherwise as JSON.
+static IS_TEXT: AtomicBool = AtomicBool::new(false);
+
+/// Sets the log up, once, for the whole process, with the settings that hold where no configuration
+/// says otherwise.
 pub fn init() -> Guard {
     let queue = QUEUE.get_or_init(Arc::default).clone();
     let guard = Guard::start(queue.clone());
-    let registry = tracing_subscriber::registry().with(filter());
+    let (filter, handle) = reload::Layer::new(filter(Settings::default().level));
+    let text = tracing_subscriber::fmt::layer()
+        .with_writer(Lines(queue.clone()))
+        .with_ansi(io::stderr().is_terminal())
+        .with_target(false);
+    let output = Output { json: Json(queue), text };
     // A second call in one process finds a subscriber in place and leaves it.
-    let _ = if io::stderr().is_terminal() {
-        registry
-            .with(tracing_subscriber::fmt::layer().with_writer(Lines(queue)).with_target(false))
-            .try_init()
-    } else {
-        registry.with(Json(queue)).try_init()
-    };
+    if tracing_subscriber::registry().with(filter).with(output).try_init().is_ok() {
+        let _ = FILTER.set(handle);
+    }
+    apply(Settings::default());
     guard
 }
 
-/// Our own lines only. What Pingora logs holds whole requests, with their query string and the
+/// Puts settings into effect, for every record from now on.
+pub fn apply(settings: Settings) {
+    let Some(handle) = FILTER.get() else { return };
+    let is_text = match settings.format {
+        Format::Auto => io::stderr().is_terminal(),
+        Format::Json => false,
+        Format::Text => true,
+    };
+    IS_TEXT.store(is_text, Ordering::Relaxed);
+    // Also has every place that logs ask the filter again. Fails only where the subscriber is gone, and
+    // it lives as long as the process.
+    let _ = handle.reload(filter(settings.level));
+}
+
+/// Says that a variable which other programs obey has no effect here, where it is set.
+pub fn warn_of_environment() {
+    if std::env::var_os("RUST_LOG").is_some() {
+        warn!(
+            "RUST_LOG is set and not read; set `log.level`, or write `level: \"${{RUST_LOG:-info}}\"` there"
+        );
+    }
+}
+
+/// Our own records only. Those of Pingora hold whole requests, with their query string and the
 /// `Authorization` it sends; what it reports we learn from its errors and say.
-fn filter() -> Targets {
-    let level = std::env::var("RUST_LOG").ok().and_then(|level| level.parse().ok());
-    Targets::new().with_target("yatagarasu", level.unwrap_or(Level::INFO))
+fn filter(level: Level) -> Targets {
+    Targets::new().with_target("yatagarasu", level)
 }
 
 /// Lines that were dropped since the start.
@@ -147,6 +202,22 @@ impl Drop for Guard {
         }
         // Ends with the thread.
         let _ = self.written.recv_timeout(LAST_WRITE);
+    }
+}
+
+/// Hands each event to the writer of the format in effect.
+struct Output<T> {
+    json: Json,
+    text: T,
+}
+
+impl<S: Subscriber, T: Layer<S>> Layer<S> for Output<T> {
+    fn on_event(&self, event: &Event<'_>, context: layer::Context<'_, S>) {
+        if IS_TEXT.load(Ordering::Relaxed) {
+            self.text.on_event(event, context);
+        } else {
+            self.json.on_event(event, context);
+        }
     }
 }
 

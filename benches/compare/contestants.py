@@ -108,6 +108,7 @@ class Field:
         endpoint = f'endpoint: "http://127.0.0.1:{self.store_port}", region: us-east-1'
         keys = "access_key: AKIDEXAMPLE, secret_key: a-secret-key"
         config = f"server: {{ address: 127.0.0.1, port: {port}, threads: {threads} }}\n"
+        config += f"log: {{ level: {'info' if self.logging else 'error'} }}\n"
         config += f"jwt: {{ secret: {SECRET} }}\nbuckets:\n"
         for name, auth in [("public", "false"), ("private", "true")]:
             config += f"""- name: {name}
@@ -123,8 +124,7 @@ class Field:
 """
         name = f"yatagarasu-{port}"
         path = self.write(f"{name}.yaml", config)
-        level = {} if self.logging else {"RUST_LOG": "error"}
-        process = self.start([f"{self.binaries}/yatagarasu", "--config", path], name, cpus, level)
+        process = self.start([f"{self.binaries}/yatagarasu", "--config", path], name, cpus)
         process.wait_for(port)
         contestant = Contestant(OURS, process, port, signs=True, checks=True)
         contestant.config = path

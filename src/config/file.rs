@@ -20,6 +20,7 @@ pub struct Sections {
     pub server: Value,
     pub admin: Value,
     pub reload: Value,
+    pub log: Value,
     pub jwt: Option<Value>,
     /// Whether there is a list; what it holds has been taken out.
     pub buckets: Option<Vec<IgnoredAny>>,
@@ -31,6 +32,7 @@ pub struct File {
     pub server: Server,
     pub admin: Admin,
     pub reload: Reload,
+    pub log: Log,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub jwt: Option<Jwt>,
 }
@@ -134,6 +136,19 @@ pub struct Notify {
 impl Default for Notify {
     fn default() -> Self {
         Self { url: None, on: vec!["failure".to_owned()], timeout_seconds: 5.0 }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    pub level: String,
+    pub format: String,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: "info".to_owned(), format: "auto".to_owned() }
     }
 }
 

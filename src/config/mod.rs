@@ -35,6 +35,7 @@ use crate::auth::policy::Policy;
 use crate::auth::verifier::Verifier;
 use crate::deadline::Expired;
 use crate::fault;
+use crate::logging;
 use crate::routing::{Prefix, RouteTable};
 use crate::s3::sigv4::Signer;
 use crate::s3::{self, Endpoint};
@@ -52,6 +53,7 @@ pub struct Config {
     pub server: Server,
     pub operators: Operators,
     pub reload: Reload,
+    pub log: logging::Settings,
     pub routes: RouteTable<Arc<Bucket>>,
     /// In the order of the file.
     pub buckets: Vec<Arc<Bucket>>,
@@ -401,6 +403,7 @@ fn read_sections(
         server: decode::section(sections.server, &root.key("server"), written, problems),
         admin: decode::section(sections.admin, &root.key("admin"), written, problems),
         reload: decode::section(sections.reload, &root.key("reload"), written, problems),
+        log: decode::section(sections.log, &root.key("log"), written, problems),
         jwt: sections.jwt.map(|jwt| decode::section(jwt, &root.key("jwt"), written, problems)),
     };
     let mut typed = |(index, bucket)| match bucket {

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::config::{Bucket, Config};
 use crate::generation::Live;
@@ -131,7 +131,12 @@ impl Refresher {
     /// Asks a source once, on a task of its own, so that a panic in there is one more failure.
     fn ask(&self, source: &Source) -> AbortOnDropHandle<Fetched> {
         let (fetcher, asked) = (self.fetcher.clone(), source.clone());
-        AbortOnDropHandle::new(self.runtime.spawn(async move { fetcher.fetch(&asked).await }))
+        AbortOnDropHandle::new(self.runtime.spawn(async move {
+            let began = Instant::now();
+            let fetched = fetcher.fetch(&asked).await;
+            tell(&asked, &fetched, began.elapsed());
+            fetched
+        }))
     }
 
     /// Begins with the sources that nobody asks yet.
@@ -306,6 +311,17 @@ impl Asked {
             Self::Answered(answer) => answer,
         }
     }
+}
+
+/// Tells at the level `debug` what came of asking a source.
+fn tell(source: &Source, fetched: &Fetched, took: Duration) {
+    debug!(
+        source = source.name(),
+        outcome = if fetched.is_ok() { "success" } else { "failure" },
+        error = fetched.as_ref().err().map(ToString::to_string),
+        duration_ms = took.as_millis() as u64,
+        "credentials asked for"
+    );
 }
 
 /// The sources of a configuration, each with its one identity and the buckets that use it.

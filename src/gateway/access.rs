@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::{Method, StatusCode};
-use tracing::info;
+use tracing::{debug, info};
 
 use super::address::Client;
 use super::external::{Decision, Failure};
@@ -82,13 +82,14 @@ pub fn count_upstream_error(metrics: &Metrics, bucket: &str, error: UpstreamErro
     metrics.upstream_errors.with_label_values(&[bucket, error.kind()]).inc();
 }
 
-/// Counts what a service decided about a request, or that it did not.
+/// Counts what a service decided about a request, or that it did not, and tells it at `debug`.
 pub fn count_external_decision(metrics: &Metrics, bucket: &str, decision: &Result<Decision, Failure>) {
     let outcome = match decision {
         Ok(decision) => decision.outcome(),
         Err(failure) => failure.kind(),
     };
     metrics.external_decisions.with_label_values(&[bucket, outcome]).inc();
+    debug!(bucket, outcome, "external decision");
 }
 
 /// From a closed set: a client could send any word. None is the end of another one.

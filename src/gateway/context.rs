@@ -48,6 +48,9 @@ pub struct Upstream {
     pub candidates: Vec<IpAddr>,
     /// Whether a request was already repeated because its pooled connection had gone stale.
     pub repeated: bool,
+    /// Whether the attempt under way has a connection that was used before; `None` without a connection,
+    /// and once the outcome of the attempt was told.
+    pub is_reused: Option<bool>,
     pub sent_at: Option<Instant>,
     /// From sending the request to the store's header.
     pub latency: Option<Duration>,

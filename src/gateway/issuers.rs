@@ -18,13 +18,14 @@ use thiserror::Error;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 use crate::auth::key_set::{InvalidSet, KeySet, MAX_DOCUMENT_BYTES};
 use crate::config::{Config, Jwks};
 use crate::generation::Live;
 use crate::metrics::Metrics;
+use crate::reload::attempt::milliseconds;
 
 /// For one fetch, from the look-up of the name to the last byte.
 const FETCH: Duration = Duration::from_secs(5);
@@ -211,6 +212,7 @@ impl Issuers {
         let (url, roots) = (jwks.url.clone(), jwks.trust.roots.clone());
         self.runtime.spawn_blocking(move || {
             let had_failed = fetching.ended.borrow().is_some_and(|ended| ended.failed);
+            let began = Instant::now();
             // A defect of a library must not end what waits for the next fetch.
             let outcome = catch_unwind(AssertUnwindSafe(|| {
                 let (document, max_age) = get(url.as_str(), &roots)?;
@@ -219,6 +221,8 @@ impl Issuers {
             let outcome = outcome.unwrap_or(Err(Failure::Panic));
             let label = outcome.as_ref().map_or_else(Failure::outcome, |_| "ok");
             metrics.jwks_fetches.with_label_values(&[label]).inc();
+            let error = outcome.as_ref().err().map(ToString::to_string);
+            debug!(%url, outcome = label, error, duration_ms = milliseconds(began.elapsed()), "keys fetched");
             let (max_age, failed) = match outcome {
                 Ok((skipped, max_age)) => {
                     if had_failed {

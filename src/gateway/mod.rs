@@ -6,6 +6,7 @@ mod address;
 pub mod admission;
 mod answering;
 mod context;
+mod diagnostics;
 pub mod external;
 pub mod issuers;
 mod operators;
@@ -16,6 +17,7 @@ pub mod upstream;
 
 use std::borrow::Cow;
 use std::net::IpAddr;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -26,6 +28,7 @@ use http::request::Parts;
 use http::{Method, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
+use pingora::protocols::Digest;
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
@@ -140,6 +143,7 @@ impl ProxyHttp for Gateway {
         } else {
             self.admit(&ctx.generation, request, ctx.address, ctx.received).await
         };
+        diagnostics::tell_decision(ctx, request, &admitted);
         match admitted {
             Ok(admission) => {
                 session.set_write_timeout(Some(admission.bucket().timeouts.write));
@@ -183,6 +187,7 @@ impl ProxyHttp for Gateway {
         if let Some(Rejection::Upstream(kind)) = Rejection::of(&error) {
             self.upstream_failed(ctx, kind);
         }
+        diagnostics::tell_unconnected(ctx, &error);
         let failed = ctx.upstream.candidates.first().copied();
         if let (Ok(admission), Some(address)) = (admitted(ctx), failed) {
             self.resolver.avoid(&admission.bucket().store.endpoint().host, address);
@@ -193,6 +198,19 @@ impl ProxyHttp for Gateway {
             error.set_retry(true);
         }
         error
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        _session: &mut Session,
+        is_reused: bool,
+        _peer: &HttpPeer,
+        _fd: RawFd,
+        _digest: Option<&Digest>,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        ctx.upstream.is_reused = Some(is_reused);
+        Ok(())
     }
 
     async fn upstream_request_filter(
@@ -227,6 +245,7 @@ impl ProxyHttp for Gateway {
             session.set_keepalive(None);
         }
         ctx.upstream.latency = ctx.upstream.sent_at.map(|sent| sent.elapsed());
+        diagnostics::tell_attempt(ctx, ours.status.as_str());
         // Whatever went wrong with earlier attempts, this one has an answer.
         ctx.rejection = None;
         match ours.status.as_u16() {
@@ -293,6 +312,7 @@ impl ProxyHttp for Gateway {
             );
         ctx.upstream.repeated |= went_stale;
         error.set_retry(went_stale);
+        diagnostics::tell_attempt(ctx, error.etype().as_str());
         if !went_stale && let Some(Rejection::Upstream(kind)) = Rejection::of(&error) {
             self.upstream_failed(ctx, kind);
         }
@@ -426,10 +446,7 @@ fn reason(ctx: &Context, error: Option<&Error>) -> Option<String> {
             Some(format!("upstream {}: {}", kind.kind(), error.etype().as_str()))
         }
         (Some(Rejection::Upstream(kind)), _, None) => Some(format!("upstream {}", kind.kind())),
-        (Some(rejection @ Rejection::ExternalFailed(failure)), ..) => {
-            Some(format!("{}: {failure}", rejection.label()))
-        }
-        (Some(rejection), ..) => Some(format!("{}: {rejection}", rejection.label())),
+        (Some(rejection), ..) => Some(rejection.in_words()),
         (None, _, Some(error)) => {
             Some(format!("{}: {}", error.esource().as_str().to_lowercase(), error.etype().as_str()))
         }

@@ -140,6 +140,14 @@ impl Rejection {
         self.answer_row().2
     }
 
+    /// The label and the cause, for the log. The client learns less of a service's failure.
+    pub fn in_words(&self) -> String {
+        match self {
+            Self::ExternalFailed(failure) => format!("{}: {failure}", self.label()),
+            other => format!("{}: {other}", self.label()),
+        }
+    }
+
     /// The document for the client, which learns the class and not the cause.
     pub fn answer(&self, headers: &HeaderMap, request_id: &str) -> Answer {
         let (status, code, _) = self.answer_row();

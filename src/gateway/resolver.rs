@@ -14,8 +14,9 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout, timeout_at};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
+use crate::reload::attempt::milliseconds;
 use crate::s3::Host;
 
 /// How long an answer is fresh: as long as Amazon's records live. A connection that stands does not
@@ -184,7 +185,9 @@ impl Resolver {
         self.runtime.spawn(async move {
             // The semaphore is never closed.
             let _turn = lookups.acquire().await;
+            let began = Instant::now();
             let found = look_up(&name.host).await;
+            tell(&name.host, &found, began.elapsed());
             name.is_looked_up.store(false, Ordering::Release);
             name.learn(found);
         });
@@ -236,6 +239,17 @@ impl Name {
 /// The address at a position that only ever grows.
 fn at(addresses: &[IpAddr], position: usize) -> Option<IpAddr> {
     addresses.get(position.checked_rem(addresses.len())?).copied()
+}
+
+/// Tells at the level `debug` what a look-up found.
+fn tell(host: &str, found: &Result<Vec<IpAddr>, String>, took: Duration) {
+    debug!(
+        host,
+        addresses = found.as_ref().ok().map(|addresses| format!("{addresses:?}")),
+        error = found.as_ref().err(),
+        duration_ms = milliseconds(took),
+        "name looked up"
+    );
 }
 
 async fn look_up(host: &str) -> Result<Vec<IpAddr>, String> {

@@ -22,6 +22,7 @@ use super::{Notice, Request, Shared, Surroundings, lock};
 use crate::config::Config;
 use crate::fault;
 use crate::generation::Live;
+use crate::logging;
 use crate::metrics::Metrics;
 
 /// How much a reload stands back behind requests (`nice(2)`).
@@ -178,6 +179,7 @@ impl Worker {
         attempt.stages = stages;
         let is_whole = survive("after a publication", || {
             fault::point("publish");
+            logging::apply(config.log);
             opened();
             warmed();
             previous.config.retire(&config);

@@ -66,6 +66,8 @@ pub struct Start {
 /// period is over.
 pub fn run(start: Start, signals: Caught, log: logging::Guard) -> Result<()> {
     let Start { path, config, content, file_digest, upgrade } = start;
+    logging::apply(config.log);
+    logging::warn_of_environment();
     for warning in &config.warnings {
         warn!("{warning}");
     }

@@ -139,7 +139,7 @@ fn the_example_is_valid_and_says_every_key() {
 
 /// Every key of the schema.
 #[rustfmt::skip]
-const KEYS: [&str; 86] = [
+const KEYS: [&str; 89] = [
     "server", "address", "port", "threads", "generation_header", "keepalive_seconds", "shutdown_grace_seconds",
     "upgrade_socket", "admin", "claims", "claim", "operator", "value", "reload", "watch", "debounce_ms", "poll_seconds",
     "deadline_seconds", "history_file", "notify", "url", "on", "timeout_seconds", "jwt", "enabled", "algorithm",
@@ -150,7 +150,7 @@ const KEYS: [&str; 86] = [
     "deny_networks", "signed_links", "previous_secret", "max_ttl_seconds", "external", "timeout_ms", "cache_seconds",
     "keys", "id", "not_after", "jwks", "file", "refresh_seconds", "refetch_seconds",
     "credentials", "source", "role_arn", "session_name", "external_id", "token_file", "profile", "profile_file",
-    "socket", "socket_uids", "strict_permissions", "mode", "networks_mode",
+    "socket", "socket_uids", "strict_permissions", "log", "level", "format", "mode", "networks_mode",
 ];
 
 /// What is said of files with these modes: the configuration's own, and that of what it refers to.

@@ -38,6 +38,7 @@ mod ending; //    start, readiness, drain
 mod commands; //  the commands beside running
 mod deploying; // … the files below deploy/
 mod observing; // log and metrics
+mod logs; //      … the level and the format, which a reload changes
 mod observed; //   rules that are observed before they are enforced
 mod load; //      large objects
 mod house; //     the floors of the source

@@ -125,13 +125,10 @@ async fn no_output_ever_holds_a_secret() {
             .replace(store::SECRET_KEY, secret)
             .replace("secret_key:", &format!("session_token: {session}, secret_key:"))
     };
-    let config = |buckets: &str| format!("jwt: {{ secret: {jwt} }}\nbuckets:\n{buckets}");
+    let config =
+        |buckets: &str| format!("log: {{ level: debug }}\njwt: {{ secret: {jwt} }}\nbuckets:\n{buckets}");
     let surroundings = Surroundings {
-        environment: environment
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .into_iter()
-            .chain([("RUST_LOG".to_owned(), "trace".to_owned())])
-            .collect(),
+        environment: environment.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
         ..Default::default()
     };
     let proxy = Proxy::start_in(&config(&good(secret)), surroundings).await;

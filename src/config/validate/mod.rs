@@ -4,6 +4,7 @@ mod buckets;
 mod credentials;
 mod jwt;
 mod keys;
+mod log;
 mod mode;
 mod policy;
 
@@ -54,6 +55,7 @@ pub fn validate(
     let jwt = file.jwt.as_ref().map(|jwt| validator.jwt(jwt, jwt_hash, known, &root.key("jwt")));
     let operators = validator.operators(&file.admin, &root.key("admin"), jwt.as_ref(), server.as_ref());
     let reload = validator.reload(&file.reload, &root.key("reload"));
+    let log = validator.log(&file.log, &root.key("log"));
     let buckets = validator.buckets(buckets, &root.key("buckets"), jwt.as_ref(), known);
     let mut effective = serde_yaml::to_value(file).unwrap_or_default();
     let holds_secret = buckets.iter().any(|bucket| bucket.holds_secret)
@@ -81,6 +83,7 @@ pub fn validate(
         key_files: jwt.files,
         verifier: jwt.verifier.map(|verifier| (jwt.fingerprint, verifier)),
         reload,
+        log,
         routes: buckets.iter().map(|bucket| (bucket.prefix.clone(), bucket.clone())).collect(),
         buckets,
         warnings,
