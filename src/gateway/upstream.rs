@@ -4,8 +4,8 @@ use std::time::{Duration, SystemTime};
 
 use http::HeaderMap;
 use http::header::{
-    AUTHORIZATION, DATE, HOST, HeaderName, HeaderValue, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
-    IF_UNMODIFIED_SINCE, InvalidHeaderValue, RANGE,
+    AUTHORIZATION, CONNECTION, DATE, HOST, HeaderName, HeaderValue, IF_MATCH, IF_MODIFIED_SINCE,
+    IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, InvalidHeaderValue, RANGE,
 };
 use http::uri::PathAndQuery;
 use pingora::http::RequestHeader;
@@ -59,9 +59,17 @@ pub fn signed_request(
     }
     headers.insert(AUTHORIZATION, header_value(signed.authorization)?);
     for (name, value) in client.headers.iter().filter(|(name, _)| PASSED.contains(name)) {
-        headers.append(name.clone(), value.clone());
+        if !is_for_this_hop(&client.headers, name) {
+            headers.append(name.clone(), value.clone());
+        }
     }
     Ok(request.into())
+}
+
+/// Whether the client's `Connection` names a header, which then goes no further (RFC 9110, section 7.6.1).
+fn is_for_this_hop(headers: &HeaderMap, name: &HeaderName) -> bool {
+    let options = headers.get_all(CONNECTION).iter().flat_map(|value| value.as_bytes().split(|b| *b == b','));
+    options.into_iter().any(|option| option.trim_ascii().eq_ignore_ascii_case(name.as_str().as_bytes()))
 }
 
 fn header_value<T>(text: T) -> Result<HeaderValue>
