@@ -12,6 +12,8 @@ pub struct Lifecycle {
     drain: watch::Sender<bool>,
     is_handed_over: AtomicBool,
     requests: TaskTracker,
+    /// Headers of requests that have begun to come.
+    headers: TaskTracker,
 }
 
 impl Lifecycle {
@@ -44,6 +46,17 @@ impl Lifecycle {
     /// Counts a request for as long as the token lives.
     pub fn request(&self) -> TaskTrackerToken {
         self.requests.token()
+    }
+
+    /// Counts a header that has begun to come for as long as the token lives.
+    pub fn header(&self) -> TaskTrackerToken {
+        self.headers.token()
+    }
+
+    /// Completes at a moment when no header has come only in part.
+    pub async fn headers_complete(&self) {
+        self.headers.close();
+        self.headers.wait().await;
     }
 
     pub fn requests_in_flight(&self) -> usize {

@@ -30,6 +30,8 @@ pub struct Metrics {
     pub requests: IntCounterVec,
     pub request_duration: HistogramVec,
     pub requests_in_flight: IntGauge,
+    pub connections_open: IntGauge,
+    pub connections_refused: IntCounter,
     pub rejections: IntCounterVec,
     pub would_refuse: IntCounterVec,
     pub upstream_errors: IntCounterVec,
@@ -90,6 +92,14 @@ impl Metrics {
             requests_in_flight: IntGauge::new(
                 "yatagarasu_http_requests_in_flight",
                 "HTTP requests under way.",
+            )?,
+            connections_open: IntGauge::new(
+                "yatagarasu_connections_open",
+                "Clients' connections on the traffic port.",
+            )?,
+            connections_refused: IntCounter::new(
+                "yatagarasu_connections_refused_total",
+                "Connections closed at once because `limits.connections` were open.",
             )?,
             rejections: IntCounterVec::new(
                 Opts::new(
@@ -165,7 +175,7 @@ impl Metrics {
     }
 
     fn register(&self) -> Result<(), prometheus::Error> {
-        let all: [Box<dyn prometheus::core::Collector>; 22] = [
+        let all: [Box<dyn prometheus::core::Collector>; 24] = [
             Box::new(self.reload_success.clone()),
             Box::new(self.reload_failure.clone()),
             Box::new(self.generation.clone()),
@@ -175,6 +185,8 @@ impl Metrics {
             Box::new(self.requests.clone()),
             Box::new(self.request_duration.clone()),
             Box::new(self.requests_in_flight.clone()),
+            Box::new(self.connections_open.clone()),
+            Box::new(self.connections_refused.clone()),
             Box::new(self.rejections.clone()),
             Box::new(self.would_refuse.clone()),
             Box::new(self.upstream_errors.clone()),

@@ -21,6 +21,7 @@ pub struct Sections {
     pub admin: Value,
     pub reload: Value,
     pub log: Value,
+    pub limits: Value,
     pub jwt: Option<Value>,
     /// Whether there is a list; what it holds has been taken out.
     pub buckets: Option<Vec<IgnoredAny>>,
@@ -33,6 +34,7 @@ pub struct File {
     pub admin: Admin,
     pub reload: Reload,
     pub log: Log,
+    pub limits: Limits,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub jwt: Option<Jwt>,
 }
@@ -149,6 +151,20 @@ pub struct Log {
 impl Default for Log {
     fn default() -> Self {
         Self { level: "info".to_owned(), format: "auto".to_owned() }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// A number, or `auto`.
+    pub connections: Value,
+    pub header_seconds: f64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { connections: Value::String("auto".to_owned()), header_seconds: 30.0 }
     }
 }
 
@@ -326,6 +342,7 @@ pub struct Credentials {
 #[serde(deny_unknown_fields, default)]
 pub struct Timeouts {
     pub connect_seconds: f64,
+    pub first_byte_seconds: f64,
     pub read_seconds: f64,
     pub write_seconds: f64,
     pub idle_seconds: f64,
@@ -336,6 +353,7 @@ impl Default for Timeouts {
     fn default() -> Self {
         Self {
             connect_seconds: 5.0,
+            first_byte_seconds: 15.0,
             read_seconds: 60.0,
             write_seconds: 60.0,
             idle_seconds: 60.0,

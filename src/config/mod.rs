@@ -54,6 +54,7 @@ pub struct Config {
     pub operators: Operators,
     pub reload: Reload,
     pub log: logging::Settings,
+    pub limits: Limits,
     pub routes: RouteTable<Arc<Bucket>>,
     /// In the order of the file.
     pub buckets: Vec<Arc<Bucket>>,
@@ -115,6 +116,15 @@ pub struct Server {
     pub upgrade_socket: PathBuf,
     /// Who is believed about the addresses of clients.
     pub trusted_proxies: Vec<Network>,
+}
+
+/// How much clients may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections on the traffic port at once; `None` for as many as there are file descriptors for.
+    pub connections: Option<usize>,
+    /// How long the header of a request may take from its first byte.
+    pub header: Duration,
 }
 
 /// The operators' endpoints.
@@ -215,6 +225,8 @@ pub struct Trust {
 pub struct Timeouts {
     /// To reach the store, TLS included.
     pub connect: Duration,
+    /// From sending the request to the end of the header of the store's final answer.
+    pub first_byte: Duration,
     /// Between two reads from the store.
     pub read: Duration,
     /// For one write, to the store or to the client.
@@ -404,6 +416,7 @@ fn read_sections(
         admin: decode::section(sections.admin, &root.key("admin"), written, problems),
         reload: decode::section(sections.reload, &root.key("reload"), written, problems),
         log: decode::section(sections.log, &root.key("log"), written, problems),
+        limits: decode::section(sections.limits, &root.key("limits"), written, problems),
         jwt: sections.jwt.map(|jwt| decode::section(jwt, &root.key("jwt"), written, problems)),
     };
     let mut typed = |(index, bucket)| match bucket {

@@ -5,7 +5,6 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, HeaderName};
-use pingora::proxy::Session;
 
 use crate::auth::networks::Network;
 
@@ -15,14 +14,6 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LocalUser {
     pub uid: u32,
-}
-
-impl LocalUser {
-    /// `None` where the connection came in at a port.
-    pub fn of(session: &Session) -> Option<Self> {
-        let brought_along = session.digest()?.proxy_digest.as_ref()?.user_data.as_ref()?;
-        brought_along.downcast_ref().copied()
-    }
 }
 
 impl fmt::Display for LocalUser {

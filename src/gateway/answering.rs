@@ -1,5 +1,5 @@
-//! What passes between the client and us: the id of a request, the body of an operator's, our own
-//! answers, and the store's answers made ours.
+//! What passes between the client and us: the id of a request, our own answers, and the store's answers
+//! made ours.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -14,9 +14,9 @@ use pingora::{Error, ErrorType, OrErr, Result};
 use tokio::time::timeout;
 use uuid::{NoContext, Timestamp, Uuid};
 
+use super::client_body;
 use super::context::{Context, Replacement};
 use super::rejection::Rejection;
-use crate::admin::Body;
 use crate::answer::Answer;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -42,23 +42,6 @@ pub fn request_id(session: &Session, received: SystemTime) -> String {
     given.filter(|id| is_sane(id)).map_or_else(fresh, str::to_owned)
 }
 
-/// The body of an operator's request, up to the limit and within the time for one write.
-pub async fn read_body(session: &mut Session) -> Body {
-    timeout(WRITE, read_whole(session)).await.unwrap_or(Body::Broken)
-}
-
-async fn read_whole(session: &mut Session) -> Body {
-    let mut body = Vec::new();
-    loop {
-        match session.as_downstream_mut().read_request_body().await {
-            Ok(Some(chunk)) if body.len() + chunk.len() > Body::MAX_BYTES => return Body::TooLarge,
-            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
-            Ok(None) => return Body::Whole(body),
-            Err(_) => return Body::Broken,
-        }
-    }
-}
-
 pub async fn reject(session: &mut Session, ctx: &mut Context, rejection: Rejection) -> Result<()> {
     let answer = rejection.answer(&session.req_header().headers, &ctx.request_id);
     ctx.rejection = Some(rejection);
@@ -75,6 +58,7 @@ pub async fn write(session: &mut Session, ctx: &Context, answer: Answer) -> Resu
         header.headers.insert(CONTENT_LENGTH, answer.body.len().into());
     }
     stamp(ctx, &mut header.headers)?;
+    let unwanted = client_body::before_answer(session);
     let has_body = session.req_header().method != Method::HEAD && !answer.body.is_empty();
     // Pingora has no time limit for headers.
     let written = timeout(WRITE, async {
@@ -84,7 +68,9 @@ pub async fn write(session: &mut Session, ctx: &Context, answer: Answer) -> Resu
         }
         Ok(())
     });
-    written.await.unwrap_or_else(|_| Err(Error::new_down(ErrorType::WriteTimedout)))
+    written.await.unwrap_or_else(|_| Err(Error::new_down(ErrorType::WriteTimedout)))?;
+    client_body::after_answer(session, unwanted).await;
+    Ok(())
 }
 
 /// Takes a header to change it. Pingora's own ways to do so parse each name, and keep a second map of how
@@ -137,6 +123,7 @@ pub fn replace(
         headers.insert(CONTENT_LENGTH, length.into());
     }
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
+    headers.extend(answer.headers);
     response.status = StatusCode::from_u16(answer.status).or_err(ErrorType::InternalError, "the status")?;
     ctx.replacement = Replacement::Pending(answer.body.into());
     ctx.rejection = Some(rejection);

@@ -9,6 +9,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::address::LocalUser;
 use super::admission::Admission;
+use super::downstream::Downstream;
 use super::rejection::Rejection;
 use crate::config::Bucket;
 use crate::generation::Generation;
@@ -22,6 +23,8 @@ pub struct Context {
     /// The same moment on the other clock.
     pub received: SystemTime,
     pub request_id: String,
+    /// The connection that the request came in on.
+    pub downstream: Option<Arc<Downstream>>,
     /// The client's address, where it is known.
     pub address: Option<IpAddr>,
     /// Who connected to the operators' socket; `None` on a port.
@@ -52,6 +55,8 @@ pub struct Upstream {
     /// and once the outcome of the attempt was told.
     pub is_reused: Option<bool>,
     pub sent_at: Option<Instant>,
+    /// How many informational answers came before the final one.
+    pub informational: u32,
     /// From sending the request to the store's header.
     pub latency: Option<Duration>,
     /// By how many seconds our clock was ahead of the store's when it answered with an error.

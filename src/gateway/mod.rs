@@ -5,14 +5,18 @@ mod access;
 mod address;
 pub mod admission;
 mod answering;
+mod client_body;
 mod context;
 mod diagnostics;
+mod deadlines;
+mod downstream;
 pub mod external;
 pub mod issuers;
 mod operators;
 pub mod peer;
 mod rejection;
 pub mod resolver;
+mod store_answer;
 pub mod upstream;
 
 use std::borrow::Cow;
@@ -23,7 +27,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::TRANSFER_ENCODING;
+use http::header::{EXPECT, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{Method, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -48,15 +52,13 @@ pub use address::LocalUser;
 use admission::{Admission, Refusal, Verdict, admit, lacks_a_key};
 use answering::{WRITE, keep_only, reject, replace, request_id, stamp, take, write};
 use context::{Context, Replacement, Upstream};
+pub use downstream::{Downstream, Expected, Malformed};
 use external::Services;
 use issuers::Issuers;
 use peer::Authorities;
 use rejection::{METHODS, Rejection, UpstreamError};
 use resolver::Resolver;
-
-/// How long a client may take to finish a request body that nobody wants, before its connection is
-/// given up instead of reused.
-const UNWANTED_BODY: Duration = Duration::from_secs(5);
+use store_answer::Kind;
 
 /// A request that took longer than it may in all.
 const OVERDUE: ErrorType = ErrorType::Custom("Overdue");
@@ -86,6 +88,7 @@ impl ProxyHttp for Gateway {
             started: Instant::now(),
             received: SystemTime::now(),
             request_id: String::new(),
+            downstream: None,
             address: None,
             user: None,
             actor: None,
@@ -105,8 +108,13 @@ impl ProxyHttp for Gateway {
         ctx.request_id = request_id(session, ctx.received);
         let peer = session.client_addr().and_then(|address| address.as_inet());
         let trusted = &ctx.generation.config.server.trusted_proxies;
+        ctx.downstream = Downstream::of(session);
+        let body = client_body::announced(session.req_header());
+        if let Some(downstream) = &ctx.downstream {
+            ctx.user = downstream.user();
+            downstream.expect(body);
+        }
         let headers = &session.req_header().headers;
-        ctx.user = LocalUser::of(session);
         ctx.address = peer.and_then(|peer| address::of_client(peer.ip(), headers, trusted));
         // Pingora waits for ever for the next request unless told otherwise with every request. Where it
         // has decided to close, after `Connection: close` or a dubious framing, it stays at that.
@@ -117,16 +125,22 @@ impl ProxyHttp for Gateway {
         }
         // An answer may go out before an unwanted body has come in; the connection is good after it.
         session.set_close_on_response_before_downstream_finish(false);
-        session.set_total_drain_timeout(Some(UNWANTED_BODY));
-        // Requests that were sent together are answered one after the other (RFC 9112, section 9.3.2).
-        session.set_pipelining_enabled(true);
+        // Requests that were sent together are answered one after the other (RFC 9112, section 9.3.2); our
+        // connection keeps them apart. Only chunks may bring along what follows, and then it ends.
+        session.set_pipelining_enabled(body != Expected::Body(None));
         session.set_write_timeout(Some(WRITE));
         Ok(())
     }
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
+        if let Some(malformed) = ctx.downstream.as_ref().and_then(|downstream| downstream.malformed()) {
+            session.set_keepalive(None);
+            reject(session, ctx, Rejection::Malformed(malformed)).await?;
+            return Ok(true);
+        }
         let endpoint = self.endpoint(session, ctx);
-        if session.req_header().method == Method::OPTIONS {
+        let is_there = endpoint.is_none_or(|endpoint| !operators::is_switched_off(endpoint, ctx));
+        if session.req_header().method == Method::OPTIONS && is_there {
             let answer = Answer::text(204, "").allow(endpoint.map_or(METHODS, Endpoint::methods));
             let answer = if endpoint.is_some() { answer.uncached() } else { answer };
             write(session, ctx, answer).await?;
@@ -147,6 +161,9 @@ impl ProxyHttp for Gateway {
         match admitted {
             Ok(admission) => {
                 session.set_write_timeout(Some(admission.bucket().timeouts.write));
+                // What a store says before its answer does not pass, whether the client waits for it or not.
+                session.set_ignore_info_resp(true);
+                session.req_header_mut().remove_header(&EXPECT);
                 ctx.bucket = Some(admission.shared_bucket().clone());
                 ctx.admission = Some(admission);
                 Ok(false)
@@ -161,11 +178,8 @@ impl ProxyHttp for Gateway {
 
     async fn upstream_peer(&self, _session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
         let bucket = self.bucket_of(ctx)?.into_owned();
+        self.check_total(ctx)?;
         let remaining = ctx.remaining(bucket.timeouts.total);
-        if remaining.is_zero() {
-            ctx.rejection = Some(Rejection::Overdue);
-            return Err(Error::new_in(OVERDUE));
-        }
         if ctx.upstream.candidates.is_empty() {
             let patience = bucket.timeouts.connect.min(remaining);
             ctx.upstream.candidates = self.resolver.addresses(&bucket.store.endpoint().host, patience).await;
@@ -223,6 +237,7 @@ impl ProxyHttp for Gateway {
         let bucket = self.bucket_of(ctx)?;
         let now = Instant::now();
         *request = upstream::signed_request(client, &bucket, admitted(ctx)?, ctx.time_of(now))?;
+        ctx.wait_for_header(now, &bucket.timeouts);
         ctx.upstream.sent_at = Some(now);
         Ok(())
     }
@@ -234,10 +249,15 @@ impl ProxyHttp for Gateway {
         ctx: &mut Context,
     ) -> Result<()> {
         if response.status.is_informational() {
-            return Ok(());
+            self.check_total(ctx)?;
+            return store_answer::informational(response, ctx);
         }
+        store_answer::check_framing(response)?;
+        ctx.wait_for_body(&admitted(ctx)?.bucket().timeouts);
         // Without the phrase, which is the store's text and has no meaning (RFC 9112, section 4).
         let mut ours = take(response);
+        ours.version = Version::HTTP_11;
+        store_answer::keep_one_length(&mut ours.headers);
         // What came before chunks were invented would take their lengths for content.
         if session.req_header().version == Version::HTTP_10
             && ours.headers.remove(TRANSFER_ENCODING).is_some()
@@ -248,15 +268,21 @@ impl ProxyHttp for Gateway {
         diagnostics::tell_attempt(ctx, ours.status.as_str());
         // Whatever went wrong with earlier attempts, this one has an answer.
         ctx.rejection = None;
-        match ours.status.as_u16() {
-            200..=299 | 304 => keep_only(&mut ours.headers, upstream::is_passed_back),
-            300..=399 => {
-                self.upstream_failed(ctx, UpstreamError::Redirect);
-                replace(session, ctx, &mut ours, Rejection::Upstream(UpstreamError::Redirect))?;
-            }
-            status => {
+        let status = ours.status.as_u16();
+        let failure = match Kind::of(ours.status) {
+            Kind::Passed => None,
+            Kind::Redirect => Some(Rejection::Upstream(UpstreamError::Redirect)),
+            Kind::Meaningless => Some(Rejection::Upstream(UpstreamError::Status(status))),
+            Kind::Error => Some(Rejection::Store(status)),
+        };
+        match failure {
+            None => keep_only(&mut ours.headers, upstream::is_passed_back),
+            Some(rejection) => {
                 ctx.upstream.clock_ahead = upstream::clock_ahead(&ours.headers, SystemTime::now());
-                replace(session, ctx, &mut ours, Rejection::Store(status))?;
+                if let Rejection::Upstream(kind) = rejection {
+                    self.upstream_failed(ctx, kind);
+                }
+                replace(session, ctx, &mut ours, rejection)?;
             }
         }
         stamp(ctx, &mut ours.headers)?;
@@ -271,10 +297,8 @@ impl ProxyHttp for Gateway {
         is_last: bool,
         ctx: &mut Context,
     ) -> Result<Option<Duration>> {
-        let total = admitted(ctx)?.bucket().timeouts.total;
-        if !is_last && ctx.remaining(total).is_zero() {
-            ctx.rejection = Some(Rejection::Overdue);
-            return Err(Error::new_in(OVERDUE));
+        if !is_last {
+            self.check_total(ctx)?;
         }
         match std::mem::take(&mut ctx.replacement) {
             Replacement::None => {}
@@ -300,10 +324,14 @@ impl ProxyHttp for Gateway {
         ctx: &mut Context,
         client_reused: bool,
     ) -> Box<Error> {
+        if let Some(error) = self.given_up(ctx) {
+            return error;
+        }
         // A pooled connection may close in the moment in which it is used. Nothing was answered and
         // reading twice does no harm, so a GET or HEAD is sent once more.
         let went_stale = client_reused
             && !ctx.upstream.repeated
+            && ctx.upstream.informational == 0
             && session.response_written().is_none()
             && *error.esource() == ErrorSource::Upstream
             && matches!(
@@ -358,6 +386,9 @@ impl ProxyHttp for Gateway {
             reason: reason(ctx, error),
         }
         .record(&self.operators.metrics);
+        if let Some(downstream) = &ctx.downstream {
+            downstream.expect_header(ctx.generation.config.limits.header);
+        }
     }
 
     /// Pingora logs the query string here.
@@ -441,6 +472,10 @@ fn reason(ctx: &Context, error: Option<&Error>) -> Option<String> {
                 Some(seconds) => format!("store: {code}, our clock is {seconds} s ahead"),
                 None => format!("store: {code}"),
             })
+        }
+        (Some(Rejection::Upstream(UpstreamError::Status(status))), code, _) => {
+            let code = code.as_ref().map(|code| format!(", {code}")).unwrap_or_default();
+            Some(format!("upstream status: the store answered {status}{code}"))
         }
         (Some(Rejection::Upstream(kind)), _, Some(error)) => {
             Some(format!("upstream {}: {}", kind.kind(), error.etype().as_str()))

@@ -5,7 +5,7 @@ use std::time::{Instant, SystemTime};
 use pingora::proxy::Session;
 
 use super::Gateway;
-use super::answering::read_body;
+use super::client_body::read_body;
 use super::context::Context;
 use super::rejection::Rejection;
 use crate::admin::{self, Call, Endpoint};
@@ -26,7 +26,7 @@ impl Gateway {
         session: &mut Session,
         ctx: &mut Context,
     ) -> Answer {
-        if endpoint.is_below_admin() && !ctx.generation.config.operators.enabled {
+        if is_switched_off(endpoint, ctx) {
             ctx.rejection = Some(Rejection::NoRoute);
             return admin::absent();
         }
@@ -93,4 +93,9 @@ impl Gateway {
         ctx.actor = principal.subject.clone().or(ctx.actor.take());
         permitted.map(|()| principal).map_err(Rejection::Denied)
     }
+}
+
+/// Whether an endpoint is not there, with any method.
+pub fn is_switched_off(endpoint: Endpoint, ctx: &Context) -> bool {
+    endpoint.is_below_admin() && !ctx.generation.config.operators.enabled
 }

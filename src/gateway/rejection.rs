@@ -8,6 +8,7 @@ use pingora::{Error, ErrorSource, ErrorType};
 use serde_json::json;
 use thiserror::Error;
 
+use super::downstream::Malformed;
 use super::external::Failure;
 use crate::answer::Answer;
 use crate::auth::Denied;
@@ -54,6 +55,12 @@ pub enum Rejection {
     /// A header that Pingora cannot pass on.
     #[error("the request has a header that cannot be passed on")]
     Header,
+    /// A header that Pingora would have mended, so that others read it in another way.
+    #[error("{}", match .0 {
+        Malformed::Target => "the target of the request has a space, a control character, a fragment or what is not UTF-8",
+        Malformed::LineEnd => "a line of the header does not end in CR LF",
+    })]
+    Malformed(Malformed),
     #[error("the key is longer than 1,024 bytes")]
     LongKey,
     #[error("the request took longer than it may in all")]
@@ -76,6 +83,8 @@ pub enum UpstreamError {
     Reset,
     /// Not HTTP.
     Protocol,
+    /// A status that means nothing to a client, or something else than to us.
+    Status(u16),
     /// The store says that the bucket is elsewhere; the region or the endpoint is wrong.
     Redirect,
 }
@@ -90,6 +99,7 @@ impl UpstreamError {
             Self::Timeout => "timeout",
             Self::Reset => "reset",
             Self::Protocol => "protocol",
+            Self::Status(_) => "status",
             Self::Redirect => "redirect",
         }
     }
@@ -125,6 +135,8 @@ impl Rejection {
             Self::Upstream(_) => (502, "InternalError", "upstream"),
             Self::Store(status) => (*status, store_code(*status), "store"),
             Self::Header => (400, "InvalidRequest", "header"),
+            Self::Malformed(Malformed::Target) => (400, "InvalidURI", "malformed"),
+            Self::Malformed(Malformed::LineEnd) => (400, "InvalidRequest", "malformed"),
             Self::LongKey => (400, "KeyTooLongError", "long_key"),
             Self::Overdue => (504, "RequestTimeout", "overdue"),
             Self::Internal => (500, "InternalError", "internal"),
@@ -162,6 +174,8 @@ impl Rejection {
         } else {
             Answer::new(status, "application/xml", s3::error::document(code, &message, request_id))
         };
+        // Without a word about it a shared cache may keep "no such key" (RFC 9111, section 4.2.2).
+        let answer = answer.uncached();
         match self {
             Self::Method => answer.allow(METHODS),
             Self::Denied(denied) => answer.challenge(denied.challenge().as_deref()),
@@ -294,7 +308,8 @@ mod tests {
     fn no_kind_of_upstream_error_is_the_end_of_another() {
         use UpstreamError as U;
         let kinds =
-            [U::Resolve, U::Connect, U::Tls, U::Timeout, U::Reset, U::Protocol, U::Redirect].map(U::kind);
+            [U::Resolve, U::Connect, U::Tls, U::Timeout, U::Reset, U::Protocol, U::Status(401), U::Redirect]
+                .map(U::kind);
         for one in kinds {
             assert!(kinds.iter().all(|other| *other == one || !other.ends_with(one)), "{one}");
         }

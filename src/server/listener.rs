@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use pingora::http::ResponseHeader;
 use pingora::protocols::l4::stream::Stream;
@@ -17,7 +18,8 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use super::connection::Connection;
 use super::socket_file::{self, SocketFile, Unusable};
-use crate::gateway::LocalUser;
+use crate::gateway::{Downstream, LocalUser};
+use crate::lifecycle::Lifecycle;
 
 /// Connections that may wait to be accepted; the kernel cuts it to its own limit.
 const BACKLOG: i32 = 4096;
@@ -203,8 +205,13 @@ pub enum Accepted {
 
 impl Accepted {
     /// Waits for the first byte, on the runtime that is to serve it. An error when the client is gone.
-    pub async fn until_it_speaks(self) -> io::Result<Connection> {
-        match self {
+    /// `header_patience` is what the first header may take.
+    pub async fn until_it_speaks(
+        self,
+        lifecycle: Arc<Lifecycle>,
+        header_patience: Duration,
+    ) -> io::Result<(Connection, Arc<Downstream>)> {
+        let (mut stream, user): (Stream, _) = match self {
             Self::Port(stream, client) => {
                 let stream = TcpStream::from_std(stream)?;
                 if stream.peek(&mut [0]).await? == 0 {
@@ -212,7 +219,7 @@ impl Accepted {
                 }
                 stream.set_nodelay(true)?;
                 let descriptor = stream.as_raw_fd();
-                Ok(Connection::new(with_address(stream.into(), descriptor, Some(client))))
+                (with_address(stream.into(), descriptor, Some(client)), None)
             }
             Self::Path(stream) => {
                 let stream = UnixStream::from_std(stream)?;
@@ -220,12 +227,21 @@ impl Accepted {
                 stream.readable().await?;
                 let user = LocalUser { uid: stream.peer_cred()?.uid() };
                 let descriptor = stream.as_raw_fd();
-                let mut stream = with_address(stream.into(), descriptor, None);
-                // Pingora's place for what a connection brings along; the header means nothing here.
-                let header = ResponseHeader::build(200, None).map_err(io::Error::other)?;
-                stream.set_proxy_digest(ProxyDigest::new(Box::new(header), Some(Box::new(user))));
-                Ok(Connection::new(stream))
+                (with_address(stream.into(), descriptor, None), Some(user))
             }
+        };
+        let downstream = Arc::new(Downstream::new(user, header_patience));
+        // Pingora's place for what a connection brings along; the header means nothing here.
+        let header = ResponseHeader::build(200, Some(0)).map_err(io::Error::other)?;
+        stream.set_proxy_digest(ProxyDigest::new(Box::new(header), Some(Box::new(downstream.clone()))));
+        Ok((Connection::new(stream, downstream.clone(), lifecycle), downstream))
+    }
+
+    /// The address of the client; `None` at a Unix socket.
+    pub fn client(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Port(_, client) => Some(*client),
+            Self::Path(_) => None,
         }
     }
 }

@@ -1,6 +1,9 @@
 //! The composition root: what the process is made of, the order in which it starts and ends.
 
+mod alarm;
 mod connection;
+mod connections;
+mod header_scan;
 mod listener;
 mod ports;
 mod socket_file;
@@ -39,6 +42,7 @@ use crate::metrics::Metrics;
 use crate::reload::signals::{Actions, Caught};
 use crate::reload::{Notice, Reloader, Surroundings, Warmed, systemd};
 use crate::s3::Host;
+use connections::Connections;
 use ports::{Ports, bind_all};
 use upgrade::Waiting;
 use workers::Workers;
@@ -129,7 +133,7 @@ pub fn run(start: Start, signals: Caught, log: logging::Guard) -> Result<()> {
     let operators = Arc::new(Operators {
         live: live.clone(),
         reloader: reloader.clone(),
-        metrics,
+        metrics: metrics.clone(),
         lifecycle: lifecycle.clone(),
         limiter: Limiter::default(),
         turn: Arc::new(Semaphore::new(1)),
@@ -156,7 +160,12 @@ pub fn run(start: Start, signals: Caught, log: logging::Guard) -> Result<()> {
     };
     let for_operators = proxy(true);
     let workers = Workers::start(threads, move || proxy(false)).context("the threads cannot be started")?;
-    let ports = Arc::new(Ports::new(workers, for_operators, lifecycle.clone()));
+    let ports = Arc::new(Ports::new(
+        workers,
+        for_operators,
+        lifecycle.clone(),
+        Arc::new(Connections::new(live.clone(), metrics)),
+    ));
     let _ = ports_slot.set(ports.clone());
     // Without waiting: the first requests wait for themselves.
     let (first_names, _) = resolver.warm(names(&live.current().config), Duration::ZERO);
@@ -192,7 +201,7 @@ pub fn run(start: Start, signals: Caught, log: logging::Guard) -> Result<()> {
         // New connections are still taken while old requests run, so that whoever asks for readiness
         // hears 503 and goes elsewhere; but not to the end, or they would be cut.
         let _ = timeout(grace / 2, lifecycle.idle()).await;
-        ports.close().await;
+        ports.close(deadline).await;
         match timeout_at(deadline, ports.closed()).await {
             Ok(()) => info!("drained"),
             Err(_) => warn!(

@@ -6,6 +6,7 @@
 //! which sleeps through the whole grace period when it shuts down.
 
 use std::collections::HashMap;
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,10 +16,11 @@ use pingora::apps::{HttpServerApp, ServerApp};
 use pingora::proxy::HttpProxy;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::task::TaskTracker;
 use tracing::error;
 
+use super::connections::Connections;
 use super::listener::{Accepted, Address, Bound, Incoming, Listener};
 use super::workers::Workers;
 use crate::config::Config;
@@ -100,6 +102,7 @@ pub struct Ports {
     operators: Arc<HttpProxy<Gateway>>,
     acceptors: TaskTracker,
     lifecycle: Arc<Lifecycle>,
+    connections: Arc<Connections>,
     open: Mutex<Open>,
 }
 
@@ -111,10 +114,15 @@ struct Open {
 }
 
 impl Ports {
-    pub fn new(workers: Workers, operators: Arc<HttpProxy<Gateway>>, lifecycle: Arc<Lifecycle>) -> Self {
+    pub fn new(
+        workers: Workers,
+        operators: Arc<HttpProxy<Gateway>>,
+        lifecycle: Arc<Lifecycle>,
+        connections: Arc<Connections>,
+    ) -> Self {
         let (workers, acceptors) = (Arc::new(workers), TaskTracker::new());
         let open = Mutex::new(Open { stage: Stage::Serving, ports: HashMap::new() });
-        Self { workers, operators, acceptors, lifecycle, open }
+        Self { workers, operators, acceptors, lifecycle, connections, open }
     }
 
     /// Begins to serve on listeners.
@@ -209,13 +217,16 @@ impl Ports {
         self.send_stage(Stage::Draining);
     }
 
-    /// Takes no new connections and ends those that wait for a request.
-    pub async fn close(&self) {
+    /// Takes no new connections and ends those that wait for a request. A request whose header has come in
+    /// part may complete it until the deadline.
+    pub async fn close(&self, deadline: Instant) {
         self.send_stage(Stage::Closed);
         // The last handles on the sockets, or they would go on listening for nobody.
         self.lock().ports.clear();
         self.acceptors.close();
         self.acceptors.wait().await;
+        // Pingora ends these too, without a word.
+        let _ = timeout_at(deadline, self.lifecycle.headers_complete()).await;
         for proxy in self.workers.iter().map(|worker| &worker.proxy).chain([&self.operators]) {
             proxy.http_cleanup().await;
         }
@@ -245,7 +256,13 @@ impl Ports {
         let incoming = listener.try_clone()?.into_incoming()?;
         let (stage, stages) = watch::channel(stage);
         let operators = (role != Role::Traffic).then(|| self.operators.clone());
-        let acceptor = Acceptor { workers: self.workers.clone(), operators, stages };
+        let acceptor = Acceptor {
+            workers: self.workers.clone(),
+            operators,
+            stages,
+            lifecycle: self.lifecycle.clone(),
+            connections: self.connections.clone(),
+        };
         self.acceptors.spawn_on(acceptor.run(incoming), runtime);
         Ok(Port { listener, stage })
     }
@@ -331,12 +348,18 @@ fn with_the_number_of<'o>(address: &Address, open: &'o HashMap<Role, Port>) -> V
 /// How long a new connection may stay silent.
 const FIRST_BYTE: Duration = Duration::from_secs(15);
 
+/// How long a silent connection stays once its port is closed: a request may be on its way.
+const LAST_CALL: Duration = Duration::from_millis(300);
+
 /// Takes the connections of one port.
 struct Acceptor {
     workers: Arc<Workers>,
     /// Instead of a worker's own proxy.
     operators: Option<Arc<HttpProxy<Gateway>>>,
     stages: watch::Receiver<Stage>,
+    lifecycle: Arc<Lifecycle>,
+    /// Counts the connections of clients.
+    connections: Arc<Connections>,
 }
 
 impl Acceptor {
@@ -371,15 +394,43 @@ impl Acceptor {
     }
 
     fn take(&self, accepted: Accepted, shutdown: &watch::Receiver<bool>) {
+        let counted = match &self.operators {
+            // Operators are never refused: they may be needed most when clients are too many.
+            Some(_) => None,
+            None => match self.connections.admit() {
+                Some(counted) => Some(counted),
+                None => return,
+            },
+        };
         let worker = self.workers.least_busy();
         let proxy = self.operators.as_ref().unwrap_or(&worker.proxy).clone();
-        let shutdown = shutdown.clone();
+        let (shutdown, stages) = (shutdown.clone(), self.stages.clone());
+        let (lifecycle, connections) = (self.lifecycle.clone(), self.connections.clone());
         worker.serve(async move {
+            let _counted = counted;
+            let client = accepted.client();
+            let spoken = accepted.until_it_speaks(lifecycle, connections.header_patience());
             // A client that says nothing, or is gone before its first request, is no event.
-            if let Ok(Ok(connection)) = timeout(FIRST_BYTE, accepted.until_it_speaks()).await {
-                proxy.process_new(Box::new(connection), &shutdown).await;
+            let Some(Ok((connection, downstream))) = unless_closed(spoken, stages).await else { return };
+            proxy.process_new(Box::new(connection), &shutdown).await;
+            if downstream.header_was_overdue() {
+                connections.header_was_overdue(client);
             }
         });
+    }
+}
+
+/// Waits for a client's first byte; `None` when it does not come in time, or before its port has closed.
+async fn unless_closed<T>(spoken: impl Future<Output = T>, mut stages: watch::Receiver<Stage>) -> Option<T> {
+    let closed = async {
+        // An error means that the port is gone, which is the same.
+        let _ = stages.wait_for(|stage| *stage == Stage::Closed).await;
+        sleep(LAST_CALL).await;
+    };
+    tokio::select! {
+        biased;
+        spoken = timeout(FIRST_BYTE, spoken) => spoken.ok(),
+        () = closed => None,
     }
 }
 

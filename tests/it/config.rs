@@ -139,18 +139,19 @@ fn the_example_is_valid_and_says_every_key() {
 
 /// Every key of the schema.
 #[rustfmt::skip]
-const KEYS: [&str; 89] = [
+const KEYS: [&str; 93] = [
     "server", "address", "port", "threads", "generation_header", "keepalive_seconds", "shutdown_grace_seconds",
     "upgrade_socket", "admin", "claims", "claim", "operator", "value", "reload", "watch", "debounce_ms", "poll_seconds",
     "deadline_seconds", "history_file", "notify", "url", "on", "timeout_seconds", "jwt", "enabled", "algorithm",
     "secret", "public_key", "issuer", "audience", "leeway_seconds", "token_sources", "type", "name", "buckets",
     "path_prefix", "s3", "bucket", "region", "endpoint", "addressing", "ca_file", "access_key", "secret_key",
-    "session_token", "timeouts", "connect_seconds", "read_seconds", "write_seconds", "idle_seconds", "total_seconds",
+    "session_token", "timeouts", "connect_seconds", "first_byte_seconds", "read_seconds", "write_seconds", "idle_seconds", "total_seconds",
     "auth", "rules", "path", "methods", "allow", "deny", "trusted_proxies", "allow_networks",
     "deny_networks", "signed_links", "previous_secret", "max_ttl_seconds", "external", "timeout_ms", "cache_seconds",
     "keys", "id", "not_after", "jwks", "file", "refresh_seconds", "refetch_seconds",
     "credentials", "source", "role_arn", "session_name", "external_id", "token_file", "profile", "profile_file",
     "socket", "socket_uids", "strict_permissions", "log", "level", "format", "mode", "networks_mode",
+    "limits", "connections", "header_seconds",
 ];
 
 /// What is said of files with these modes: the configuration's own, and that of what it refers to.

@@ -34,6 +34,8 @@ mod reload_model; //    … random steps against a model
 #[cfg(feature = "faults")]
 mod reload_checkers; // … programs that are broken on purpose
 mod faults; //    stores and clients that fail
+mod hostile_stores; //  … stores that do it on purpose
+mod hostile_clients; // … and clients
 mod ending; //    start, readiness, drain
 mod commands; //  the commands beside running
 mod deploying; // … the files below deploy/

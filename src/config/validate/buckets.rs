@@ -203,6 +203,7 @@ impl Validator<'_, '_> {
         let mut positive = |seconds: f64, key: &str| self.seconds(seconds, 0.001, &place.key(key));
         Timeouts {
             connect: positive(timeouts.connect_seconds, "connect_seconds"),
+            first_byte: positive(timeouts.first_byte_seconds, "first_byte_seconds"),
             read: positive(timeouts.read_seconds, "read_seconds"),
             write: positive(timeouts.write_seconds, "write_seconds"),
             idle: positive(timeouts.idle_seconds, "idle_seconds"),

@@ -6,6 +6,7 @@ mod jwt;
 mod keys;
 mod log;
 mod mode;
+mod limits;
 mod policy;
 
 use std::net::{IpAddr, SocketAddr};
@@ -56,6 +57,7 @@ pub fn validate(
     let operators = validator.operators(&file.admin, &root.key("admin"), jwt.as_ref(), server.as_ref());
     let reload = validator.reload(&file.reload, &root.key("reload"));
     let log = validator.log(&file.log, &root.key("log"));
+    let limits = validator.limits(&file.limits, &root.key("limits"));
     let buckets = validator.buckets(buckets, &root.key("buckets"), jwt.as_ref(), known);
     let mut effective = serde_yaml::to_value(file).unwrap_or_default();
     let holds_secret = buckets.iter().any(|bucket| bucket.holds_secret)
@@ -84,6 +86,7 @@ pub fn validate(
         verifier: jwt.verifier.map(|verifier| (jwt.fingerprint, verifier)),
         reload,
         log,
+        limits,
         routes: buckets.iter().map(|bucket| (bucket.prefix.clone(), bucket.clone())).collect(),
         buckets,
         warnings,

@@ -40,6 +40,8 @@ pub struct Surroundings {
     pub arguments: Vec<String>,
     /// Replaces `/etc/hosts` for this process. Linux only.
     pub hosts: Option<String>,
+    /// The limit of open files.
+    pub open_files: Option<u32>,
 }
 
 impl Proxy {
@@ -75,9 +77,14 @@ impl Proxy {
         let path = folder.path().join("config.yaml");
         write(&path, &with_port(config, address.port()));
         let log = fs::File::create(folder.path().join("log")).expect("created");
-        let mut command = match &surroundings.hosts {
-            None => Command::new(PROGRAM),
-            Some(hosts) => {
+        let mut command = match (&surroundings.hosts, surroundings.open_files) {
+            (None, None) => Command::new(PROGRAM),
+            (None, Some(files)) => {
+                let mut command = Command::new("sh");
+                command.args(["-c", "ulimit -n \"$0\" && exec \"$@\"", &files.to_string(), PROGRAM]);
+                command
+            }
+            (Some(hosts), _) => {
                 let path = folder.path().join("hosts");
                 fs::write(&path, hosts).expect("written");
                 let mut command = Command::new("unshare");

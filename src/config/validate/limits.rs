@@ -1,0 +1,32 @@
+//! The section `limits`.
+
+use serde_yaml::Value;
+
+use super::Validator;
+use crate::config::problem::Place;
+use crate::config::{Limits, file};
+
+impl Validator<'_, '_> {
+    pub fn limits(&mut self, limits: &file::Limits, place: &Place) -> Limits {
+        Limits {
+            connections: self.connections(&limits.connections, &place.key("connections")),
+            header: self.seconds(limits.header_seconds, 1.0, &place.key("header_seconds")),
+        }
+    }
+
+    fn connections(&mut self, written: &Value, place: &Place) -> Option<usize> {
+        if written.as_str() == Some("auto") {
+            return None;
+        }
+        let number = written.as_u64().and_then(|number| usize::try_from(number).ok());
+        let valid = number.filter(|number| *number > 0);
+        if valid.is_none() {
+            let text = match written {
+                Value::String(text) => text.clone(),
+                other => serde_yaml::to_string(other).unwrap_or_default().trim_end().to_owned(),
+            };
+            self.refuse(place, &text, "is not a number of connections; use 1 or more, or `auto`");
+        }
+        valid
+    }
+}
