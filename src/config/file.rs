@@ -34,7 +34,7 @@ pub struct File {
     pub admin: Admin,
     pub reload: Reload,
     pub log: Log,
-    pub limits: Limits,
+    pub limits: super::limits::Section,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub jwt: Option<Jwt>,
 }
@@ -151,20 +151,6 @@ pub struct Log {
 impl Default for Log {
     fn default() -> Self {
         Self { level: "info".to_owned(), format: "auto".to_owned() }
-    }
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Limits {
-    /// A number, or `auto`.
-    pub connections: Value,
-    pub header_seconds: f64,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { connections: Value::String("auto".to_owned()), header_seconds: 30.0 }
     }
 }
 

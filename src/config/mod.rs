@@ -9,6 +9,7 @@ mod decode;
 mod document;
 mod file;
 mod known;
+mod limits;
 mod permissions;
 pub mod problem;
 mod redaction;
@@ -41,6 +42,7 @@ use crate::s3::sigv4::Signer;
 use crate::s3::{self, Endpoint};
 use crate::secret::Secret;
 use known::{Filled, Known, Origin, Section, Written};
+pub use limits::Limits;
 use problem::{Place, Problems};
 use redaction::redacted;
 use reference::References;
@@ -116,15 +118,6 @@ pub struct Server {
     pub upgrade_socket: PathBuf,
     /// Who is believed about the addresses of clients.
     pub trusted_proxies: Vec<Network>,
-}
-
-/// How much clients may take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Connections on the traffic port at once; `None` for as many as there are file descriptors for.
-    pub connections: Option<usize>,
-    /// How long the header of a request may take from its first byte.
-    pub header: Duration,
 }
 
 /// The operators' endpoints.

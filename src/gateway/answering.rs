@@ -1,4 +1,4 @@
-//! What passes between the client and us: the id of a request, our own answers, and the store's answers
+//! The client's side of a request: the id of a request, our own answers, and the store's answers
 //! made ours.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

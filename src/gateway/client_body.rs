@@ -15,14 +15,14 @@ use crate::admin::Body;
 /// given up instead of reused.
 const UNWANTED_BODY: Duration = Duration::from_secs(5);
 
-/// What comes after the header of a request, as its framing says (RFC 9112, section 6.3).
+/// The part of a request after its header, as its framing says (RFC 9112, section 6.3).
 pub fn announced(request: &Parts) -> Expected {
     if request.headers.contains_key(TRANSFER_ENCODING) {
         return Expected::Body(None);
     }
     match request.headers.get(CONTENT_LENGTH) {
         None => Expected::Nothing,
-        // Pingora has refused what is no length; one that stands there twice is as good as unknown.
+        // Pingora has refused what is no length. A length that stands there twice is treated as unknown.
         Some(length) => Expected::Body(length.to_str().ok().and_then(|length| length.parse().ok())),
     }
 }
@@ -47,14 +47,14 @@ async fn read_whole(session: &mut Session) -> Body {
     }
 }
 
-/// What is to become of the body that a request announced and nobody has read.
+/// A body that a request announced and nobody has read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unwanted {
     /// There is none.
     None,
     /// It is read and dropped, so that the connection is good for the next request.
     Drained,
-    /// Nobody can tell whether it comes, so the connection ends.
+    /// The client may send it or not, so the connection ends.
     NeverAsked,
 }
 

@@ -50,8 +50,8 @@ impl Gateway {
         Ok(())
     }
 
-    /// What a deadline that has passed means; `None` where the error has another cause. Pingora takes it
-    /// for a client that went away.
+    /// The error for a deadline that has passed, which Pingora takes for a client that went away; `None`
+    /// where its error has another cause.
     pub fn given_up(&self, ctx: &mut Context) -> Option<Box<Error>> {
         if !ctx.is_given_up() {
             return None;

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::address::LocalUser;
 
-/// What is wrong with a header that Pingora would have mended.
+/// A fault of a header that Pingora would have mended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Malformed {
     /// The target holds a space, a control character, a fragment or what is not UTF-8.
@@ -22,7 +22,7 @@ pub enum Malformed {
     LineEnd,
 }
 
-/// What the client's bytes are, or would be.
+/// The meaning of the next bytes of the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expected {
     /// The header of the next request.
@@ -61,7 +61,7 @@ impl State {
 
 #[derive(Debug)]
 pub struct Downstream {
-    /// Who connected to the operators' socket; `None` on a port.
+    /// The user at the operators' socket; `None` on a port.
     user: Option<LocalUser>,
     state: Mutex<State>,
 }
@@ -82,7 +82,7 @@ impl Downstream {
         self.user
     }
 
-    /// What may be read, and until when.
+    /// The meaning of the next bytes, and the deadline.
     pub fn expected(&self) -> (Expected, Option<Instant>) {
         let state = self.lock();
         (state.expected, state.deadline)
@@ -126,7 +126,7 @@ impl Downstream {
         self.lock().expected = expected;
     }
 
-    /// What was wrong with the header of the request.
+    /// The fault of the header that came last.
     pub fn malformed(&self) -> Option<Malformed> {
         self.lock().malformed
     }

@@ -14,6 +14,7 @@ pub mod external;
 pub mod issuers;
 mod operators;
 pub mod peer;
+mod reason;
 mod rejection;
 pub mod resolver;
 mod store_answer;
@@ -45,7 +46,6 @@ use crate::generation::Generation;
 use crate::reload::attempt::Trigger;
 use crate::reload::signals;
 use crate::s3;
-use crate::s3::error::Cause;
 use access::{Access, CLIENT_CLOSED, count_external_decision, count_upstream_error};
 use address::Client;
 pub use address::LocalUser;
@@ -56,6 +56,7 @@ pub use downstream::{Downstream, Expected, Malformed};
 use external::Services;
 use issuers::Issuers;
 use peer::Authorities;
+use reason::{reason, refusal};
 use rejection::{METHODS, Rejection, UpstreamError};
 use resolver::Resolver;
 use store_answer::Kind;
@@ -161,7 +162,7 @@ impl ProxyHttp for Gateway {
         match admitted {
             Ok(admission) => {
                 session.set_write_timeout(Some(admission.bucket().timeouts.write));
-                // What a store says before its answer does not pass, whether the client waits for it or not.
+                // Informational answers of a store do not pass, whether the client waits for one or not.
                 session.set_ignore_info_resp(true);
                 session.req_header_mut().remove_header(&EXPECT);
                 ctx.bucket = Some(admission.shared_bucket().clone());
@@ -453,38 +454,4 @@ impl Gateway {
 
 fn admitted(ctx: &Context) -> Result<&Admission> {
     ctx.admission.as_ref().ok_or_else(|| Error::explain(ErrorType::InternalError, "no admission"))
-}
-
-fn refusal(ctx: &Context) -> Option<Cause> {
-    match ctx.rejection {
-        Some(Rejection::Store(status)) => Cause::of(status, ctx.store_code.as_deref()),
-        _ => None,
-    }
-}
-
-/// Why a request went the way it went, for the log. Never the client's text.
-fn reason(ctx: &Context, error: Option<&Error>) -> Option<String> {
-    match (&ctx.rejection, &ctx.store_code, error) {
-        (Some(Rejection::Store(_)), Some(code), _) => {
-            let clock_ahead = ctx.upstream.clock_ahead.filter(|_| refusal(ctx) == Some(Cause::ClockSkew));
-            Some(match clock_ahead {
-                Some(seconds) if seconds < 0 => format!("store: {code}, our clock is {} s behind", -seconds),
-                Some(seconds) => format!("store: {code}, our clock is {seconds} s ahead"),
-                None => format!("store: {code}"),
-            })
-        }
-        (Some(Rejection::Upstream(UpstreamError::Status(status))), code, _) => {
-            let code = code.as_ref().map(|code| format!(", {code}")).unwrap_or_default();
-            Some(format!("upstream status: the store answered {status}{code}"))
-        }
-        (Some(Rejection::Upstream(kind)), _, Some(error)) => {
-            Some(format!("upstream {}: {}", kind.kind(), error.etype().as_str()))
-        }
-        (Some(Rejection::Upstream(kind)), _, None) => Some(format!("upstream {}", kind.kind())),
-        (Some(rejection), ..) => Some(rejection.in_words()),
-        (None, _, Some(error)) => {
-            Some(format!("{}: {}", error.esource().as_str().to_lowercase(), error.etype().as_str()))
-        }
-        (None, ..) => None,
-    }
 }

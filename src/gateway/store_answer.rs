@@ -10,7 +10,7 @@ use super::context::Context;
 /// Informational answers that a store may send before its final one. Stores send one `100 Continue` or none.
 const MAX_INFORMATIONAL: u32 = 16;
 
-/// What becomes of a final answer.
+/// A final answer, by what the client gets of it.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Kind {
     /// The client gets it.

@@ -29,7 +29,7 @@ pub struct Connections {
     warned: Mutex<Option<Instant>>,
 }
 
-/// One connection, counted until it is dropped.
+/// A connection that counts until this is dropped.
 pub struct Counted(Arc<Connections>);
 
 impl Connections {

@@ -80,7 +80,7 @@ async fn what_pingora_would_mend_is_refused() {
         (rejections(&stack.proxy, "malformed").await == bad.len() as f64).then_some(())
     })
     .await;
-    // Where they come behind another request, too, with a body or without one.
+    // The same holds behind another request, with a body or without one.
     let good = "GET /photos/cat.jpg HTTP/1.1\r\nHost: p\r\n\r\n";
     let post = "POST /photos/cat.jpg HTTP/1.1\r\nHost: p\r\nContent-Length: 3\r\n\r\nabc";
     let mut raw = Raw::connect(stack.proxy.address).await;

@@ -17,12 +17,12 @@ const TIMEOUTS: &str = "timeouts: { connect_seconds: 1, first_byte_seconds: 2, r
 async fn proxy_for(store: &Faulty, timeouts: &str) -> Proxy {
     let bucket = bucket_at("photos", "/photos", &store.url(), PUBLIC);
     let bucket = bucket.replace("s3: {", &format!("s3: {{ {timeouts}"));
-    // One thread has all connections to the store.
+    // With one thread all connections to the store are in one pool.
     let server = "server: { address: 127.0.0.1, port: {port}, threads: 1 }";
     Proxy::start(&format!("{server}\nbuckets:\n{bucket}")).await
 }
 
-/// What a store does after each request.
+/// The behaviour of a store after each request.
 #[derive(Clone, Copy)]
 enum Script {
     Says(&'static [u8]),
@@ -131,7 +131,7 @@ async fn asked(proxy: &Proxy, id: &str) -> String {
     String::from_utf8_lossy(&raw.rest().await.expect("a clean end")).into_owned()
 }
 
-/// What was wrong with what came of a row.
+/// Runs a row, and tells every difference.
 async fn judged(row: &Row) -> Vec<String> {
     let script = row.script;
     let store = Faulty::start(move |mut stream, _| async move {

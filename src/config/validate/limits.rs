@@ -3,11 +3,11 @@
 use serde_yaml::Value;
 
 use super::Validator;
+use crate::config::limits::{Limits, Section};
 use crate::config::problem::Place;
-use crate::config::{Limits, file};
 
 impl Validator<'_, '_> {
-    pub fn limits(&mut self, limits: &file::Limits, place: &Place) -> Limits {
+    pub fn limits(&mut self, limits: &Section, place: &Place) -> Limits {
         Limits {
             connections: self.connections(&limits.connections, &place.key("connections")),
             header: self.seconds(limits.header_seconds, 1.0, &place.key("header_seconds")),
