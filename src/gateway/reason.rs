@@ -33,10 +33,7 @@ pub fn reason(ctx: &Context, error: Option<&Error>) -> Option<String> {
             Some(format!("upstream {}: {}", kind.kind(), error.etype().as_str()))
         }
         (Some(Rejection::Upstream(kind)), _, None) => Some(format!("upstream {}", kind.kind())),
-        (Some(rejection @ Rejection::ExternalFailed(failure)), ..) => {
-            Some(format!("{}: {failure}", rejection.label()))
-        }
-        (Some(rejection), ..) => Some(format!("{}: {rejection}", rejection.label())),
+        (Some(rejection), ..) => Some(rejection.in_words()),
         (None, _, Some(error)) => {
             Some(format!("{}: {}", error.esource().as_str().to_lowercase(), error.etype().as_str()))
         }
