@@ -5,7 +5,7 @@
 //! values, so no value of a last label may be the end of another one; a test holds us to it.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus::proto::MetricFamily;
@@ -24,6 +24,7 @@ pub struct Metrics {
     reload_success: IntCounter,
     reload_failure: IntCounter,
     generation: IntGauge,
+    hash: IntGauge,
     last_reload_successful: IntGauge,
     last_reload_timestamp: Gauge,
     pending_restart: IntGauge,
@@ -38,6 +39,7 @@ pub struct Metrics {
     pub external_decisions: IntCounterVec,
     pub jwks_fetches: IntCounterVec,
     jwks_age: Gauge,
+    jwks_without_keys: IntGauge,
     verified_tokens: IntCounterVec,
     pub store_refusals: IntCounterVec,
     pub credentials_refreshes: IntCounterVec,
@@ -45,8 +47,15 @@ pub struct Metrics {
     log_lines_dropped: IntCounter,
     generations_alive: IntGauge,
     oldest_generation_age: Gauge,
-    /// The buckets in service; the series of others are shown once more.
-    buckets: Mutex<HashSet<Arc<str>>>,
+    buckets: Mutex<Buckets>,
+}
+
+/// The buckets that may have series.
+#[derive(Default)]
+struct Buckets {
+    in_service: HashSet<Arc<str>>,
+    /// Whether the series of a bucket that was removed may still be there.
+    has_leftovers: bool,
 }
 
 impl Metrics {
@@ -64,6 +73,10 @@ impl Metrics {
             generation: IntGauge::new(
                 "config_generation",
                 "Number of the configuration generation in service.",
+            )?,
+            hash: IntGauge::new(
+                "config_hash",
+                "The first 48 bits of the digest of the configuration in service, as a number.",
             )?,
             last_reload_successful: IntGauge::new(
                 "config_last_reload_successful",
@@ -131,6 +144,10 @@ impl Metrics {
                 "yatagarasu_jwks_age_seconds",
                 "Time since the oldest set of published keys in service was last confirmed.",
             )?,
+            jwks_without_keys: IntGauge::new(
+                "yatagarasu_jwks_without_keys",
+                "Sets of published keys in service that were never fetched; their tokens are refused.",
+            )?,
             verified_tokens: IntCounterVec::new(
                 Opts::new(
                     "yatagarasu_token_cache_lookups_total",
@@ -175,10 +192,11 @@ impl Metrics {
     }
 
     fn register(&self) -> Result<(), prometheus::Error> {
-        let all: [Box<dyn prometheus::core::Collector>; 24] = [
+        let all: [Box<dyn prometheus::core::Collector>; 26] = [
             Box::new(self.reload_success.clone()),
             Box::new(self.reload_failure.clone()),
             Box::new(self.generation.clone()),
+            Box::new(self.hash.clone()),
             Box::new(self.last_reload_successful.clone()),
             Box::new(self.last_reload_timestamp.clone()),
             Box::new(self.pending_restart.clone()),
@@ -193,6 +211,7 @@ impl Metrics {
             Box::new(self.external_decisions.clone()),
             Box::new(self.jwks_fetches.clone()),
             Box::new(self.jwks_age.clone()),
+            Box::new(self.jwks_without_keys.clone()),
             Box::new(self.verified_tokens.clone()),
             Box::new(self.store_refusals.clone()),
             Box::new(self.credentials_refreshes.clone()),
@@ -211,8 +230,16 @@ impl Metrics {
         pending_restart: usize,
         buckets: impl Iterator<Item = Arc<str>>,
     ) {
-        let known = buckets.chain([NO_BUCKET.into()]).collect();
-        *self.buckets.lock().unwrap_or_else(PoisonError::into_inner) = known;
+        // Where the metrics are never read, nothing but this forgets the buckets that an earlier reload
+        // removed. Those that this one removes can be read once more.
+        if self.buckets().has_leftovers {
+            self.sweep(&self.registry.gather());
+        }
+        let in_service: HashSet<Arc<str>> = buckets.chain([NO_BUCKET.into()]).collect();
+        let mut known = self.buckets();
+        known.has_leftovers = known.in_service.iter().any(|bucket| !in_service.contains(bucket));
+        known.in_service = in_service;
+        drop(known);
         self.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
         self.pending_restart.set(i64::try_from(pending_restart).unwrap_or(i64::MAX));
         self.last_reload_successful.set(1);
@@ -238,9 +265,25 @@ impl Metrics {
         self.oldest_generation_age.set(oldest.as_secs_f64());
     }
 
-    /// The age of the oldest published keys, and the look-ups of verified tokens since the start.
-    pub fn keys(&self, oldest: Duration, (hits, misses): (u64, u64)) {
+    /// Shows the digest of the configuration in service, `sha256:` and hexadecimal digits.
+    ///
+    /// One number and no label, so that no series of an earlier digest is left behind, and the minimum and
+    /// the maximum over all processes tell whether they differ. 48 bits are exact in the floating-point
+    /// numbers of Prometheus.
+    pub fn config_digest(&self, digest: &str) {
+        let digits = digest.strip_prefix("sha256:").and_then(|digits| digits.get(..12));
+        let hash = digits.and_then(|digits| i64::from_str_radix(digits, 16).ok());
+        self.hash.set(hash.unwrap_or_default());
+    }
+
+    /// Shows the age of the oldest set of published keys and how many sets hold none.
+    pub fn published_keys(&self, oldest: Duration, without_keys: usize) {
         self.jwks_age.set(oldest.as_secs_f64());
+        self.jwks_without_keys.set(i64::try_from(without_keys).unwrap_or(i64::MAX));
+    }
+
+    /// Shows the look-ups of verified tokens since the start.
+    pub fn token_lookups(&self, (hits, misses): (u64, u64)) {
         for (result, count) in [("hit", hits), ("miss", misses)] {
             let counter = self.verified_tokens.with_label_values(&[result]);
             counter.inc_by(count.saturating_sub(counter.get()));
@@ -272,10 +315,15 @@ impl Metrics {
         }
     }
 
+    fn buckets(&self) -> MutexGuard<'_, Buckets> {
+        self.buckets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Forgets the series of buckets that are gone. A request of an old generation may bring one back;
     /// then it goes the next time.
     fn sweep(&self, families: &[MetricFamily]) {
-        let buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut buckets = self.buckets();
+        buckets.has_leftovers = false;
         for family in families {
             for metric in family.get_metric() {
                 let value = |name: &str| {
@@ -283,7 +331,7 @@ impl Metrics {
                     label.map_or("", |label| label.value())
                 };
                 let bucket = value("bucket");
-                if bucket.is_empty() || buckets.contains(bucket) {
+                if bucket.is_empty() || buckets.in_service.contains(bucket) {
                     continue;
                 }
                 // That it is gone already is as good.
@@ -314,4 +362,17 @@ impl Metrics {
 
     /// The content type of [`Metrics::text`].
     pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hash_is_the_beginning_of_the_digest_and_exact_as_a_float() {
+        let metrics = Metrics::new().expect("distinct names");
+        metrics.config_digest(&format!("sha256:ffffffffffff{}", "0".repeat(52)));
+        assert_eq!(metrics.hash.get(), 0xffff_ffff_ffff);
+        assert_eq!(metrics.hash.get() as f64 as i64, metrics.hash.get());
+    }
 }

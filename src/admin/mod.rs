@@ -2,9 +2,10 @@
 //! metrics, health. Knows HTTP's words and no sockets; the gateway writes the answers.
 
 pub mod limiter;
+pub mod scrapes;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use http::header::IF_MATCH;
 use http::{HeaderMap, Method};
@@ -15,14 +16,14 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use crate::answer::Answer;
-use crate::auth::{Denied, Principal, cache};
+use crate::auth::{Denied, Principal};
 use crate::generation::Live;
 use crate::lifecycle::Lifecycle;
-use crate::logging;
 use crate::metrics::Metrics;
 use crate::reload::attempt::{Attempt, Conditions, From, Trigger, unix_seconds};
 use crate::reload::{Reloader, Unavailable};
 use limiter::Limiter;
+use scrapes::Scrapes;
 
 /// What a path that is reserved for operators means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,8 +116,9 @@ pub struct Operators {
     pub metrics: Arc<Metrics>,
     pub lifecycle: Arc<Lifecycle>,
     pub limiter: Limiter,
-    /// The turn to make an answer that may be long.
+    /// The turn to make an answer that may be long, other than the metrics.
     pub turn: Arc<Semaphore>,
+    pub scrapes: Scrapes,
 }
 
 impl Operators {
@@ -133,7 +135,7 @@ impl Operators {
             Endpoint::Live => Ok(Answer::text(200, "ok\n")),
             Endpoint::Ready if self.lifecycle.is_draining() => Ok(Answer::text(503, "draining\n")),
             Endpoint::Ready => Ok(Answer::text(200, "ready\n")),
-            Endpoint::Metrics => self.elsewhere(Self::metrics).await,
+            Endpoint::Metrics => self.metrics().await,
             Endpoint::Reload => self.reload(principal, parameters, headers).await,
             Endpoint::Rollback => self.rollback(principal, parameters).await,
             Endpoint::Validate => self.validate(principal, body).await,
@@ -142,25 +144,6 @@ impl Operators {
             Endpoint::Unknown => Err(error(404, NO_SUCH_ENDPOINT)),
         };
         answer.unwrap_or_else(|refused| refused).uncached()
-    }
-
-    fn metrics(&self) -> Answer {
-        let in_flight = self.lifecycle.requests_in_flight();
-        self.metrics.requests_in_flight.set(i64::try_from(in_flight).unwrap_or(i64::MAX));
-        let alive = self.live.alive();
-        let jwks = &self.live.current().config.jwks;
-        let ages = jwks.iter().filter_map(|jwks| jwks.set.age(SystemTime::now()));
-        self.metrics.keys(ages.max().unwrap_or_default(), cache::lookups());
-        self.metrics.alive(alive.len(), alive.first().map(|oldest| oldest.age()).unwrap_or_default());
-        for bucket in &self.live.current().config.buckets {
-            let identity = bucket.signer.identity();
-            let expires = identity.source().and_then(|_| match identity.last() {
-                Some(last) => last.credentials.expires,
-                None => Some(SystemTime::UNIX_EPOCH),
-            });
-            self.metrics.credentials_expire(&bucket.name, expires);
-        }
-        Answer::new(200, Metrics::CONTENT_TYPE, self.metrics.text(logging::dropped_lines()))
     }
 
     async fn reload(

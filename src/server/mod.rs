@@ -27,6 +27,7 @@ use tracing::{error, info, warn};
 
 use crate::admin::Operators;
 use crate::admin::limiter::Limiter;
+use crate::admin::scrapes::Scrapes;
 use crate::config::Config;
 use crate::config::source::Content;
 use crate::credentials::Refresher;
@@ -137,6 +138,7 @@ pub fn run(start: Start, signals: Caught, log: logging::Guard) -> Result<()> {
         lifecycle: lifecycle.clone(),
         limiter: Limiter::default(),
         turn: Arc::new(Semaphore::new(1)),
+        scrapes: Scrapes::default(),
     });
     // Pingora reads the system's root certificates here, and panics where it cannot.
     let services = std::panic::catch_unwind(AssertUnwindSafe(|| Services::new(resolver.clone())));

@@ -293,6 +293,23 @@ async fn an_issuer_that_was_never_reached_opens_nothing_and_refuses_no_reload() 
 }
 
 #[tokio::test]
+async fn an_issuer_that_was_never_reached_does_not_look_healthy() {
+    let key = SigningKey::new("one");
+    let issuer = Issuer::start(&key_set(&[&key])).await;
+    issuer.say("500 Internal Server Error", "", "");
+    let stack = Stack::with(&jwks(&issuer, "refetch_seconds: 1")).await;
+    let without = "yatagarasu_jwks_without_keys";
+    assert_eq!(stack.proxy.metric(without).await, 1.0);
+    eventually("the age of what was never fetched grows", async || {
+        (stack.proxy.metric("yatagarasu_jwks_age_seconds").await > 1.0).then_some(())
+    })
+    .await;
+    issuer.publish(&key_set(&[&key]));
+    eventually("the set has keys", async || (stack.proxy.metric(without).await == 0.0).then_some(())).await;
+    assert!(stack.proxy.metric("yatagarasu_jwks_age_seconds").await < 5.0);
+}
+
+#[tokio::test]
 async fn a_set_survives_a_reload_and_goes_with_its_address() {
     let key = SigningKey::new("one");
     let issuer = Issuer::start(&key_set(&[&key])).await;

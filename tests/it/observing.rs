@@ -1,6 +1,7 @@
 //! The log and the metrics: complete, of closed sets, and without a secret.
 
 use std::process::Command;
+use std::time::Instant;
 
 use serde_json::json;
 
@@ -98,6 +99,72 @@ async fn no_label_comes_from_a_requests_text() {
     let after = stack.proxy.metrics().await;
     assert!(after.len() < before + 40, "{} samples became {}", before, after.len());
     assert!(!after.keys().any(|sample| sample.contains("p1") || sample.contains("M1")), "{:?}", after.keys());
+}
+
+#[tokio::test]
+async fn the_same_configuration_has_the_same_hash_in_every_process() {
+    let store = Store::start().await;
+    // The port is a part of the bytes, so the file must not hold it.
+    let environment = |port: u16| vec![("PORT".to_owned(), port.to_string())];
+    let config = |prefix: &str| {
+        format!(
+            "server: {{ address: 127.0.0.1, port: \"${{PORT}}\" }}\n{JWT}buckets:\n{}",
+            bucket("photos", prefix, &store, PUBLIC)
+        )
+    };
+    let mut hashes = Vec::new();
+    for prefix in ["/photos", "/photos", "/elsewhere"] {
+        let port = proxy::free_port();
+        let surroundings = Surroundings { environment: environment(port), ..Default::default() };
+        let mut proxy = Proxy::spawn(&config(prefix), &surroundings);
+        proxy.address.set_port(port);
+        let hash = eventually("the metrics", async || {
+            let text = http().get(proxy.url("/metrics")).send().await.ok()?.text().await.ok()?;
+            proxy::samples(&text).get("config_hash").copied()
+        });
+        hashes.push(hash.await);
+        let digest = proxy.status().await["digest"].as_str().expect("a text").to_owned();
+        let digits = digest.strip_prefix("sha256:").expect("a digest").split_at(12).0;
+        assert_eq!(i64::from_str_radix(digits, 16), Ok(hashes[hashes.len() - 1] as i64), "{digest}");
+    }
+    assert!(hashes[0] == hashes[1] && hashes[1] != hashes[2], "{hashes:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn scrapes_of_many_buckets_do_not_delay_operators() {
+    const BUCKETS: usize = 1500;
+    const SCRAPES: usize = 100;
+    let nobody = format!("http://127.0.0.1:{}", proxy::free_port());
+    let entries: String =
+        (0..BUCKETS).map(|n| bucket_at(&format!("bucket{n}"), &format!("/{n}"), &nobody, PUBLIC)).collect();
+    let proxy = Proxy::start(&format!("{JWT}buckets:\n{entries}")).await;
+    for n in 0..BUCKETS {
+        assert_eq!(proxy.get(&format!("/{n}/x")).await.status(), 502);
+    }
+    let last = format!("bucket=\"bucket{}\"", BUCKETS - 1);
+    let began = Instant::now();
+    assert!(proxy.get("/metrics").await.text().await.expect("a text").contains(&last));
+    let one = began.elapsed();
+    let began = Instant::now();
+    let scrapes: Vec<_> = (0..SCRAPES)
+        .map(|_| {
+            let (url, last) = (proxy.url("/metrics"), last.clone());
+            tokio::spawn(async move {
+                let text = http().get(url).send().await.expect("an answer").text().await.expect("a text");
+                assert!(text.contains(&last));
+            })
+        })
+        .collect();
+    // By then they have come in.
+    tokio::time::sleep(one).await;
+    let asked = Instant::now();
+    proxy.status().await;
+    let status = asked.elapsed();
+    for scrape in scrapes {
+        scrape.await.expect("whole metrics");
+    }
+    println!("one: {one:?}, {SCRAPES}: {:?}, an operator meanwhile: {status:?}", began.elapsed());
+    assert!(status < one * 20, "an operator waited for {status:?}, one scrape takes {one:?}");
 }
 
 /// Secrets in every place that has one, and in places where one may end up by mistake.

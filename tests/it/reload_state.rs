@@ -79,6 +79,25 @@ async fn g30_the_series_of_a_removed_bucket_vanish() {
 }
 
 #[tokio::test]
+async fn the_series_of_a_removed_bucket_are_forgotten_where_nobody_reads_the_metrics() {
+    let stack = Stack::start().await;
+    let more = bucket("brief", "/more", &stack.store, PUBLIC);
+    stack.proxy.write_config(&format!("{}{more}", Stack::config(&stack.store, "")));
+    assert_eq!(stack.proxy.reload(&admin_token()).await.0, 200);
+    assert_eq!(stack.proxy.get("/more/x").await.status(), 404);
+    // Lines of the log are written after the counters have moved.
+    stack.proxy.whole_log().await;
+    stack.proxy.write_config(&Stack::config(&stack.store, ""));
+    for _ in 0..2 {
+        assert_eq!(stack.proxy.reload(&admin_token()).await.0, 200);
+    }
+    let metrics = stack.proxy.metrics().await;
+    let left: Vec<&String> = metrics.keys().filter(|sample| sample.contains("brief")).collect();
+    assert!(left.is_empty(), "{left:?}");
+    assert!(metrics.keys().any(|sample| sample.contains("bucket=\"-\"")), "others stay");
+}
+
+#[tokio::test]
 async fn g32_generations_live_as_long_as_their_requests() {
     let stack = Stack::start().await;
     stack.store.put("photos", "large", vec![b'x'; 50_000_000]);
