@@ -10,12 +10,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use aws_lc_rs::digest::{SHA256, digest};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache as Entries;
+use serde_json::Value;
 
 use super::claims::Claims;
 
-/// The bytes of tokens that one cache answers for: some 10,000 tokens of a usual size.
-const MAX_TOKEN_BYTES: u64 = 8 << 20;
-const USUAL_TOKEN_BYTES: u64 = 800;
+/// The memory that one cache may take, by [`size_of_entry`]: some 10,000 tokens of a usual size.
+const MAX_BYTES: u64 = 16 << 20;
+const USUAL_ENTRY_BYTES: u64 = 1600;
 
 static HITS: AtomicU64 = AtomicU64::new(0);
 static MISSES: AtomicU64 = AtomicU64::new(0);
@@ -30,7 +31,8 @@ pub fn lookups() -> (u64, u64) {
 struct Verified<S> {
     signer: S,
     claims: Arc<Claims>,
-    token_bytes: u64,
+    /// Estimated once, because the cache asks for it more than once.
+    bytes: u64,
 }
 
 #[derive(Clone)]
@@ -38,7 +40,7 @@ struct Weight;
 
 impl<S> Weighter<Digest, Verified<S>> for Weight {
     fn weight(&self, _: &Digest, verified: &Verified<S>) -> u64 {
-        verified.token_bytes
+        verified.bytes
     }
 }
 
@@ -48,8 +50,8 @@ pub struct Cache<S>(Entries<Digest, Verified<S>, Weight>);
 
 impl<S: Clone> Default for Cache<S> {
     fn default() -> Self {
-        let usual = (MAX_TOKEN_BYTES / USUAL_TOKEN_BYTES) as usize;
-        Self(Entries::with_weighter(usual, MAX_TOKEN_BYTES, Weight))
+        let usual = (MAX_BYTES / USUAL_ENTRY_BYTES) as usize;
+        Self(Entries::with_weighter(usual, MAX_BYTES, Weight))
     }
 }
 
@@ -75,8 +77,41 @@ impl<S: Clone> Cache<S> {
         MISSES.fetch_add(1, Ordering::Relaxed);
         let (claims, signer) = verify()?;
         let claims = Arc::new(claims);
-        self.0.insert(key, Verified { signer, claims: claims.clone(), token_bytes: token.len() as u64 });
+        let bytes = size_of_entry(&claims) as u64;
+        self.0.insert(key, Verified { signer, claims: claims.clone(), bytes });
         Ok(claims)
+    }
+}
+
+/// The memory that an entry takes, estimated.
+///
+/// The length of the token would not do: three characters, `[],`, become a value of 32 bytes, and eight,
+/// `{"":0},`, a node of a tree of more than 600.
+fn size_of_entry(claims: &Claims) -> usize {
+    /// The key, the counters of the shared pointer, and the cache's own books.
+    const ENTRY: usize = 200;
+    ENTRY + size_of_object(claims)
+}
+
+fn size_of_object(object: &Claims) -> usize {
+    /// A node of the standard library's B-tree: room for 11 members, and the links to other nodes.
+    const NODE: usize = 11 * size_of::<(String, Value)>() + 112;
+    /// The least members of a node, unless it is the only one.
+    const FILLED: usize = 5;
+    let nodes = if object.is_empty() { 0 } else { 1 + object.len() / FILLED };
+    let members = object.iter().map(|(name, value)| name.capacity() + size_behind(value));
+    nodes * NODE + members.sum::<usize>()
+}
+
+/// The memory that a value takes elsewhere than in its place. The depth is bounded, as the parser's is.
+fn size_behind(value: &Value) -> usize {
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+        Value::String(text) => text.capacity(),
+        Value::Array(items) => {
+            items.capacity() * size_of::<Value>() + items.iter().map(size_behind).sum::<usize>()
+        }
+        Value::Object(object) => size_of_object(object),
     }
 }
 

@@ -332,3 +332,28 @@ async fn without_a_jwt_block_the_endpoints_are_closed() {
     assert_eq!(proxy.get_as("/admin/status", &admin_token()).await.status(), 403);
     assert_eq!(proxy.metric("config_generation").await, 1.0);
 }
+
+#[tokio::test]
+async fn good_tokens_of_odd_claims_take_no_more_memory_than_others() {
+    let stack = Stack::start().await;
+    for element in ["[]", "[0]", "{\"\":0}"] {
+        assert_eq!(read_as(&stack.proxy, &json!({})).await, 200);
+        let before = stack.proxy.memory_kib("VmRSS");
+        let count = 11_000 / (element.len() + 1);
+        let odd: Value =
+            serde_json::from_str(&format!("[{}]", vec![element; count].join(","))).expect("JSON");
+        for number in 0..400 {
+            assert_eq!(read_as(&stack.proxy, &json!({ "jti": number, "odd": odd })).await, 200);
+        }
+        let grown = stack.proxy.memory_kib("VmRSS").saturating_sub(before) / 1024;
+        println!("400 tokens of {element}: {grown} MiB");
+        assert!(grown < 40, "400 tokens of {element} made the process grow by {grown} MiB");
+    }
+}
+
+/// The status of a read with these claims.
+async fn read_as(proxy: &Proxy, claims: &Value) -> u16 {
+    let token = token(claims.clone());
+    assert!(token.len() <= 16 << 10, "{}", token.len());
+    proxy.get_as("/papers/plan.txt", &token).await.status().as_u16()
+}
