@@ -189,7 +189,8 @@ impl ProxyHttp for Gateway {
             self.upstream_failed(ctx, UpstreamError::Resolve);
             return Err(Error::new_up(ErrorType::ConnectError));
         };
-        Ok(Box::new(peer::of_store(&bucket, *address, remaining, &self.authorities)))
+        let (authorities, generation) = (&self.authorities, ctx.generation.number);
+        Ok(Box::new(peer::of_store(&bucket, *address, remaining, authorities, generation)))
     }
 
     fn fail_to_connect(

@@ -13,12 +13,14 @@ use pingora::utils::tls::{WrappedX509, parse_x509};
 use crate::config::Bucket;
 use crate::s3::{Endpoint, Scheme};
 
-/// The store of a bucket at one of its addresses. `remaining` is what is left of the total time.
+/// The store of a bucket at one of its addresses. `remaining` is what is left of the total time;
+/// `generation` is the request's.
 pub fn of_store(
     bucket: &Bucket,
     address: IpAddr,
     remaining: Duration,
     authorities: &Authorities,
+    generation: u64,
 ) -> HttpPeer {
     let endpoint = bucket.store.endpoint();
     let mut peer = at(endpoint, address);
@@ -33,7 +35,7 @@ pub fn of_store(
     if endpoint.scheme == Scheme::Https && !roots.is_empty() {
         // Pingora's pool does not look at the roots, so connections made under others must be told
         // apart by us.
-        let (group, certificates) = authorities.of(roots);
+        let (group, certificates) = authorities.of(roots, generation);
         peer.group_key = group;
         peer.options.ca = Some(certificates);
     }
@@ -50,24 +52,67 @@ pub fn at(endpoint: &Endpoint, address: IpAddr) -> HttpPeer {
     peer
 }
 
-/// The certificates of every `ca_file`, parsed once for each thread.
+/// The certificates of every `ca_file` in use, parsed once for each thread.
 #[derive(Default)]
-pub struct Authorities(Mutex<HashMap<Vec<Vec<u8>>, Certificates>>);
+pub struct Authorities(Mutex<Known>);
+
+#[derive(Default)]
+struct Known {
+    /// The newest generation that asked.
+    generation: u64,
+    /// By the roots; with the newest generation when they were last asked for.
+    of: HashMap<Vec<Vec<u8>>, (u64, Certificates)>,
+}
 
 type Certificates = (u64, Arc<CaType>);
 
 impl Authorities {
     /// A number that stands for the roots, and the roots as Pingora wants them.
-    fn of(&self, roots: &[Vec<u8>]) -> Certificates {
+    ///
+    /// The first request of a new generation forgets the roots that no request asked for since the first
+    /// one of the generation before, so that a `ca_file` that is replaced again and again leaves nothing
+    /// behind. Roots that are forgotten too early are parsed again.
+    fn of(&self, roots: &[Vec<u8>], generation: u64) -> Certificates {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(found) = known.get(roots) {
+        let newest = known.generation;
+        if generation > newest {
+            known.of.retain(|_, (used, _)| *used == newest);
+            known.generation = generation;
+        }
+        let newest = known.generation;
+        if let Some((used, found)) = known.of.get_mut(roots) {
+            *used = newest;
             return found.clone();
         }
         let mut hasher = DefaultHasher::new();
         roots.hash(&mut hasher);
         let parsed = roots.iter().map(|der| WrappedX509::new(der.clone(), parse_x509)).collect();
         let certificates = (hasher.finish(), parsed);
-        known.insert(roots.to_vec(), certificates.clone());
+        known.of.insert(roots.to_vec(), (newest, certificates.clone()));
         certificates
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn roots_that_went_out_of_use_are_forgotten_and_the_others_are_not_parsed_again() {
+        let roots = |name: &str| {
+            let pair = rcgen::KeyPair::generate().expect("a key pair");
+            let parameters = rcgen::CertificateParams::new([name.to_owned()]).expect("a name");
+            vec![parameters.self_signed(&pair).expect("a certificate").der().to_vec()]
+        };
+        let kept = roots("kept.test");
+        let authorities = Authorities::default();
+        let first = authorities.of(&kept, 1);
+        for generation in 1..100 {
+            authorities.of(&roots("rotated.test"), generation);
+            let again = authorities.of(&kept, generation);
+            assert_eq!((again.0, Arc::ptr_eq(&again.1, &first.1)), (first.0, true));
+        }
+        let known = authorities.0.lock().expect("no panic before");
+        assert_eq!(known.of.len(), 3, "those in use, the last rotated ones and the ones before");
     }
 }
