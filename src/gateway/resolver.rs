@@ -3,10 +3,14 @@
 //! A name is looked up when it is first mentioned. A request reads what is known; when that is no
 //! longer fresh, the request has it looked up again for those that follow, and waits itself only while
 //! nothing usable is known. Lookups are the system's (`getaddrinfo`), so that `/etc/hosts` and the
-//! search domains of a container count. When a lookup fails, the addresses of the last one stay in use.
+//! search domains of a container count. When a lookup fails, or does not end, the addresses of the last
+//! one stay in use. A lookup takes a thread and cannot be cancelled, so those that do not end in time are
+//! counted apart from the others, and both kinds are bounded.
 
 use std::collections::{BTreeSet, HashMap};
+use std::future::pending;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -23,8 +27,8 @@ use crate::s3::Host;
 /// care.
 const FRESH: Duration = Duration::from_secs(5);
 
-/// How long an answer is usable while it is looked up again. A name that nobody has used for longer may
-/// be anywhere by now.
+/// How long an answer is usable without waiting while it is looked up again. A name that nobody has used
+/// for longer may be anywhere by now.
 const USABLE: Duration = Duration::from_secs(300);
 
 /// How long a failure is believed.
@@ -36,16 +40,29 @@ pub const MAX_ADDRESSES: usize = 3;
 /// Lookups at once; each takes a thread.
 const LOOKUPS: usize = 32;
 
+/// The time after which a lookup counts as slow. The next ones of that name are slow ones from their
+/// beginning, until one is answered in time.
+const SLOW: Duration = Duration::from_secs(3);
+
+/// Slow lookups at once, beside the others.
+const SLOW_LOOKUPS: usize = 64;
+
 /// Looks names up and remembers the answers. Belongs to the process, not to a generation.
 pub struct Resolver {
     runtime: Handle,
-    lookups: Arc<Semaphore>,
+    turns: Arc<Turns>,
     names: RwLock<HashMap<String, Arc<Name>>>,
 }
 
 /// The names of a configuration, with their addresses as far as they are known, for [`Resolver::adopt`].
 #[must_use]
 pub struct Names(Vec<Arc<Name>>);
+
+/// The permissions to look a name up.
+struct Turns {
+    prompt: Semaphore,
+    slow: Semaphore,
+}
 
 struct Name {
     host: String,
@@ -54,6 +71,7 @@ struct Name {
     /// Position of the address that worked last.
     preferred: AtomicUsize,
     is_looked_up: AtomicBool,
+    is_slow: AtomicBool,
 }
 
 /// What the last lookup found, and what is used while it failed.
@@ -76,7 +94,8 @@ impl Known {
 
 impl Resolver {
     pub fn new(runtime: Handle) -> Self {
-        Self { runtime, lookups: Arc::new(Semaphore::new(LOOKUPS)), names: RwLock::default() }
+        let turns = Turns { prompt: Semaphore::new(LOOKUPS), slow: Semaphore::new(SLOW_LOOKUPS) };
+        Self { runtime, turns: Arc::new(turns), names: RwLock::default() }
     }
 
     /// Has names looked up that are not known yet, and waits for the answers, for `patience` at most; for
@@ -124,7 +143,8 @@ impl Resolver {
     }
 
     /// The addresses to try of a host, the first one in front; empty when there are none. Waits for a
-    /// lookup at most as long as `patience`, and only when nothing usable is known.
+    /// lookup at most as long as `patience`, and only when nothing usable is known. When that time is
+    /// over, the last addresses are used, however old.
     pub async fn addresses(&self, host: &Host, patience: Duration) -> Vec<IpAddr> {
         let name = match host {
             Host::Name(name) => self.name(name),
@@ -138,8 +158,9 @@ impl Resolver {
         let known = match known.filter(Known::is_usable) {
             Some(known) => Some(known),
             None => {
-                let answered = timeout(patience, answers.changed()).await;
-                answered.ok().and_then(|_| answers.borrow().clone())
+                // Without an answer in time, the addresses known before are the best there are.
+                let _ = timeout(patience, answers.changed()).await;
+                answers.borrow().clone()
             }
         };
         let mut addresses = known.map(|known| known.addresses.to_vec()).unwrap_or_default();
@@ -181,16 +202,40 @@ impl Resolver {
         if name.is_looked_up.swap(true, Ordering::AcqRel) {
             return;
         }
-        let (name, lookups) = (name.clone(), self.lookups.clone());
+        let (name, turns) = (name.clone(), self.turns.clone());
         self.runtime.spawn(async move {
-            // The semaphore is never closed.
-            let _turn = lookups.acquire().await;
             let began = Instant::now();
-            let found = look_up(&name.host).await;
+            let found = turns.look_up(&name).await;
             tell(&name.host, &found, began.elapsed());
             name.is_looked_up.store(false, Ordering::Release);
             name.learn(found);
         });
+    }
+}
+
+impl Turns {
+    async fn look_up(&self, name: &Name) -> Result<Vec<IpAddr>, String> {
+        let is_slow = name.is_slow.load(Ordering::Relaxed);
+        // Neither semaphore is ever closed.
+        let turn = if is_slow { &self.slow } else { &self.prompt }.acquire().await;
+        let mut lookup = pin!(look_up(&name.host));
+        if let Ok(found) = timeout(SLOW, &mut lookup).await {
+            name.is_slow.store(false, Ordering::Relaxed);
+            return found;
+        }
+        name.mark_overdue();
+        if is_slow {
+            return lookup.await;
+        }
+        let make_room = async {
+            let _slow = self.slow.acquire().await;
+            drop(turn);
+            pending().await
+        };
+        tokio::select! {
+            found = lookup => found,
+            never = make_room => never,
+        }
     }
 }
 
@@ -201,7 +246,26 @@ impl Name {
             known: watch::Sender::new(None),
             preferred: AtomicUsize::new(0),
             is_looked_up: AtomicBool::new(false),
+            is_slow: AtomicBool::new(false),
         }
+    }
+
+    /// The lookup under way is slow: until it ends, requests go on with the last addresses and do not wait.
+    fn mark_overdue(&self) {
+        if !self.is_slow.swap(true, Ordering::Relaxed) {
+            let seconds = SLOW.as_secs();
+            warn!(
+                host = self.host,
+                "no answer from the name servers for {seconds} s; the last addresses stay in use"
+            );
+        }
+        self.known.send_if_modified(|known| match known {
+            Some(known) if !known.addresses.is_empty() => {
+                known.at = Instant::now();
+                true
+            }
+            _ => false,
+        });
     }
 
     fn addresses(&self) -> Arc<[IpAddr]> {
@@ -252,6 +316,7 @@ fn tell(host: &str, found: &Result<Vec<IpAddr>, String>, took: Duration) {
     );
 }
 
+/// A lookup by the system. Its thread goes on until the system gives up, also when nobody waits.
 async fn look_up(host: &str) -> Result<Vec<IpAddr>, String> {
     let found = tokio::net::lookup_host((host, 0)).await.map_err(|error| error.to_string())?;
     let mut addresses: Vec<IpAddr> = Vec::new();
@@ -261,4 +326,32 @@ async fn look_up(host: &str) -> Result<Vec<IpAddr>, String> {
         }
     }
     if addresses.is_empty() { Err("the name has no address".to_owned()) } else { Ok(addresses) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn old_addresses_are_used_when_a_lookup_does_not_end_in_time() {
+        let resolver = Resolver::new(Handle::current());
+        let name = resolver.name("store.test");
+        let address = IpAddr::from([192, 0, 2, 1]);
+        let at = Instant::now().checked_sub(2 * USABLE).expect("the machine runs for longer");
+        name.known.send_replace(Some(Known { addresses: [address].into(), at, failed: false }));
+        // A lookup that does not end.
+        name.is_looked_up.store(true, Ordering::Release);
+        let host = Host::Name("store.test".to_owned());
+        let began = Instant::now();
+        let patience = Duration::from_millis(100);
+        assert_eq!(resolver.addresses(&host, patience).await, [address]);
+        assert!(began.elapsed() >= patience, "a fresh answer is waited for first");
+
+        name.mark_overdue();
+        let began = Instant::now();
+        assert_eq!(resolver.addresses(&host, PATIENCE).await, [address]);
+        assert!(began.elapsed() < PATIENCE, "the others do not wait");
+    }
+
+    const PATIENCE: Duration = Duration::from_secs(10);
 }

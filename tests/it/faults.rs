@@ -1,5 +1,6 @@
 //! A store that fails, is slow or is not there; a client that goes away.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -295,6 +296,41 @@ async fn several_addresses_are_tried_and_names_looked_up_again() {
         (proxy.get("/photos/cat.jpg").await.status() == 200).then_some(())
     })
     .await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn names_whose_lookups_hang_do_not_hold_up_the_others() {
+    const SILENT: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 83);
+    // Only root can take the port of name servers.
+    let Ok(_silent) = std::net::UdpSocket::bind((SILENT, 53)) else { return };
+    let store = Store::start().await;
+    for name in ["photos", "papers"] {
+        store.put(name, "cat.jpg", "a cat");
+    }
+    let port = store.address.port();
+    let hanging = (0..40).map(|number| {
+        let endpoint = format!("http://hanging{number:02}.test:{port}");
+        bucket_at(&format!("hanging{number}"), &format!("/hanging{number}"), &endpoint, PUBLIC)
+    });
+    let sound = |name: &str| {
+        bucket_at(name, &format!("/{name}"), &format!("http://{name}.sound.test:{port}"), PUBLIC)
+    };
+    let config = format!("{JWT}buckets:\n{}{}", hanging.collect::<String>(), sound("photos"));
+    let surroundings = Surroundings {
+        hosts: Some("127.0.0.1 localhost photos.sound.test papers.sound.test\n".to_owned()),
+        name_server: Some(SILENT.into()),
+        ..Default::default()
+    };
+    let proxy = Proxy::start_in(&config, surroundings).await;
+    assert_eq!(proxy.get("/photos/cat.jpg").await.status(), 200);
+    proxy.write_config(&format!("{config}{}", sound("papers")));
+    let (status, answer) = proxy.reload(&admin_token()).await;
+    assert_eq!(status, 200, "{answer}");
+    let warnings = answer["warnings"].to_string();
+    assert!(warnings.contains("hanging00.test` does not resolve"), "{warnings}");
+    assert!(!warnings.contains("papers.sound.test"), "{warnings}");
+    assert_eq!(proxy.get("/papers/cat.jpg").await.status(), 200);
 }
 
 /// A certificate for these names and addresses, as an acceptor, and in PEM.

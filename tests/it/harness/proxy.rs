@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -42,6 +42,8 @@ pub struct Surroundings {
     pub hosts: Option<String>,
     /// The limit of open files.
     pub open_files: Option<u32>,
+    /// The only name server of this process; needs `hosts`.
+    pub name_server: Option<IpAddr>,
 }
 
 impl Proxy {
@@ -89,7 +91,14 @@ impl Proxy {
                 fs::write(&path, hosts).expect("written");
                 let mut command = Command::new("unshare");
                 command.args(["--map-root-user", "--mount", "sh", "-c"]);
-                command.arg("mount --bind \"$0\" /etc/hosts && exec \"$@\"").arg(path).arg(PROGRAM);
+                let mut script = "mount --bind \"$0\" /etc/hosts && exec \"$@\"".to_owned();
+                if let Some(server) = surroundings.name_server {
+                    let path = folder.path().join("resolv.conf");
+                    let options = "options timeout:30 attempts:1";
+                    fs::write(&path, format!("nameserver {server}\n{options}\n")).expect("written");
+                    script = format!("mount --bind {} /etc/resolv.conf && {script}", path.display());
+                }
+                command.arg(script).arg(path).arg(PROGRAM);
                 command
             }
         };
