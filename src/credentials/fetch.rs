@@ -25,7 +25,7 @@ use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use thiserror::Error as ThisError;
 use tokio::time::timeout;
 
-use crate::s3::identity::{Credentials, Source};
+use crate::s3::identity::{Credentials, LAST_SECONDS, Source};
 use crate::secret::Secret;
 
 /// For one try, with the repetitions of the provider itself.
@@ -43,7 +43,7 @@ pub enum Failure {
     Provider(String),
     #[error("the provider panicked")]
     Panic,
-    #[error("what came has expired already; is a clock wrong?")]
+    #[error("what came has expired already, or does in {} s; is a clock wrong?", LAST_SECONDS.as_secs())]
     Expired,
     #[error("what came holds a character that a key cannot have")]
     Unprintable,

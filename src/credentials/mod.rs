@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::config::{Bucket, Config};
 use crate::generation::Live;
@@ -36,6 +36,9 @@ const LOOK: Duration = Duration::from_secs(5 * 60);
 /// After a failure, twice as long with every further one.
 const RETRY: Duration = Duration::from_secs(1);
 const MAX_RETRY: Duration = Duration::from_secs(60);
+
+/// The longest pause while there are no credentials: every request of the source's buckets gets 503.
+const MAX_RETRY_WITHOUT: Duration = Duration::from_secs(4);
 
 /// Between two looks at whether a source is still used, and at a clock that may be set while a task
 /// sleeps.
@@ -60,6 +63,21 @@ struct Kept {
     /// Whether the first try has ended.
     tried: watch::Sender<bool>,
     task: AbortHandle,
+}
+
+impl Kept {
+    /// The credentials that are valid now.
+    fn signatory(&self) -> Option<Arc<Signatory>> {
+        let mut identities = self.identities.iter().filter_map(Weak::upgrade);
+        identities.find_map(|identity| identity.signatory(SystemTime::now()))
+    }
+}
+
+/// A failure as it was told.
+#[derive(PartialEq, Eq)]
+struct Reported {
+    error: String,
+    has_credentials: bool,
 }
 
 impl Refresher {
@@ -123,9 +141,7 @@ impl Refresher {
 
     /// The credentials of a source that are valid now, if somebody has them.
     fn known(&self, source: &Source) -> Option<Arc<Signatory>> {
-        let sources = self.sources();
-        let mut identities = sources.get(source)?.identities.iter().filter_map(Weak::upgrade);
-        identities.find_map(|identity| identity.signatory(SystemTime::now()))
+        self.sources().get(source)?.signatory()
     }
 
     /// Asks a source once, on a task of its own, so that a panic in there is one more failure.
@@ -190,25 +206,30 @@ impl Refresher {
             self.metrics.credentials_refreshes.with_label_values(&[source.name(), outcome]).inc();
             let pause = match fetched {
                 Ok(credentials) => {
-                    let pause = until_refresh(credentials.expires, SystemTime::now());
+                    let pause = until_refresh(credentials.usable_until(), SystemTime::now());
                     self.renew(&source, credentials, is_first || failed.take().is_some());
                     retry = RETRY;
                     pause
                 }
                 Err(failure) => {
-                    self.report(&source, &failure, failed.as_deref());
-                    failed = Some(failure.to_string());
+                    failed = Some(self.report(&source, &failure, failed));
                     let pause = retry.mul_f64(jitter());
                     retry = (2 * retry).min(MAX_RETRY);
                     pause
                 }
             };
             let (began, due) = (Instant::now(), SystemTime::now() + pause);
-            while began.elapsed() < pause && SystemTime::now() < due {
+            loop {
+                // The last credentials may expire during the pause.
+                let pause = if self.known(&source).is_some() { pause } else { pause.min(MAX_RETRY_WITHOUT) };
+                let left = pause.saturating_sub(began.elapsed());
+                if left.is_zero() || SystemTime::now() >= due {
+                    break;
+                }
                 if !self.is_used(&source) {
                     return;
                 }
-                sleep(NAP.min(pause.saturating_sub(began.elapsed()))).await;
+                sleep(NAP.min(left)).await;
             }
         }
     }
@@ -239,15 +260,30 @@ impl Refresher {
         }
     }
 
-    /// The same failure is told once.
-    fn report(&self, source: &Source, failure: &Failure, last: Option<&str>) {
+    /// Logs a failure. The same one is told once while its credentials serve, and once more when none are
+    /// left.
+    fn report(&self, source: &Source, failure: &Failure, last: Option<Reported>) -> Reported {
+        let mut reported = Reported { error: failure.to_string(), has_credentials: false };
         let mut sources = self.sources();
-        let Some(kept) = sources.get_mut(source) else { return };
+        let Some(kept) = sources.get_mut(source) else { return reported };
         kept.tried.send_replace(true);
-        let error = failure.to_string();
-        if last != Some(error.as_str()) {
-            warn!(source = source.name(), buckets = kept.buckets, error, "credentials cannot be fetched");
+        reported.has_credentials = kept.signatory().is_some();
+        if last.as_ref() == Some(&reported) {
+            return reported;
         }
+        let (source, buckets, error) = (source.name(), &kept.buckets, &reported.error);
+        if reported.has_credentials {
+            warn!(
+                source,
+                buckets, error, "credentials cannot be fetched; the last ones serve until they expire"
+            );
+        } else {
+            error!(
+                source,
+                buckets, error, "credentials cannot be fetched; requests for these buckets get 503"
+            );
+        }
+        reported
     }
 
     /// Forgets a source of a configuration that never went into service.
@@ -340,11 +376,11 @@ fn used_by(config: &Config) -> HashMap<&Source, (&Arc<Identity>, String)> {
     named.collect()
 }
 
-/// How long credentials are good for before they are replaced: until a while before they expire, or for
-/// half of what is left to them.
-fn until_refresh(expires: Option<SystemTime>, now: SystemTime) -> Duration {
-    let Some(expires) = expires else { return LOOK.mul_f64(jitter()) };
-    let left = expires.duration_since(now).unwrap_or_default();
+/// How long credentials are good for before they are replaced: until a while before they cannot be used
+/// any more, or for half of what is left to them.
+fn until_refresh(usable_until: Option<SystemTime>, now: SystemTime) -> Duration {
+    let Some(usable_until) = usable_until else { return LOOK.mul_f64(jitter()) };
+    let left = usable_until.duration_since(now).unwrap_or_default();
     let early = EARLY.min(left / 2).mul_f64(jitter());
     left.saturating_sub(early).max(RETRY)
 }

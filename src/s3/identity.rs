@@ -5,12 +5,17 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwapOption;
 
 use super::sigv4::Signatory;
 use crate::secret::Secret;
+
+/// The time before the expiry of credentials in which they are not used: the way to the store takes
+/// time, and the store has a clock of its own. It would refuse the request, and the client would get its
+/// 403 for what is no fault of the client's.
+pub const LAST_SECONDS: Duration = Duration::from_secs(5);
 
 /// What a request is signed with. Temporary credentials come with a session token.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -31,8 +36,14 @@ impl Credentials {
         texts.all(is_printable)
     }
 
+    /// Whether a request that is signed with them now still finds them valid at the store.
     pub fn are_valid(&self, now: SystemTime) -> bool {
-        self.expires.is_none_or(|expires| now < expires)
+        self.usable_until().is_none_or(|end| now < end)
+    }
+
+    /// The moment from which on they sign nothing; `None` when they do not expire.
+    pub fn usable_until(&self) -> Option<SystemTime> {
+        self.expires.map(|expires| expires.checked_sub(LAST_SECONDS).unwrap_or(UNIX_EPOCH))
     }
 }
 
@@ -117,7 +128,8 @@ impl Identity {
         self.source.as_ref()
     }
 
-    /// Who signs now, if credentials are there and have not expired. Taken once for a request.
+    /// The signatory of this moment, if credentials are there and do not expire within [`LAST_SECONDS`]. Taken once for a
+    /// request.
     pub fn signatory(&self, now: SystemTime) -> Option<Arc<Signatory>> {
         self.last().filter(|last| last.credentials.are_valid(now))
     }
@@ -141,10 +153,9 @@ impl Identity {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::{Duration, UNIX_EPOCH};
 
     #[test]
-    fn credentials_are_there_until_they_expire() {
+    fn credentials_are_there_until_shortly_before_they_expire() {
         let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
         let identity = Identity::from_source(Source::Instance);
         let at_hand = |identity: &Identity, seconds| {
@@ -158,8 +169,8 @@ mod tests {
             expires: Some(at(10)),
         };
         identity.renew(Arc::new(Signatory::new(credentials.clone())));
-        assert_eq!(at_hand(&identity, 9), Some(credentials.clone()));
-        assert_eq!(at_hand(&identity, 10), None);
+        assert_eq!(at_hand(&identity, 4), Some(credentials.clone()));
+        assert_eq!(at_hand(&identity, 5), None);
         assert!(identity.last().is_some());
         let constant = Identity::constant(Credentials { expires: None, ..credentials });
         assert!(at_hand(&constant, 1 << 40).is_some());

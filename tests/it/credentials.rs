@@ -214,7 +214,8 @@ async fn what_a_source_says_is_in_the_log_and_nothing_else_of_its_answer() {
 
 #[tokio::test]
 async fn the_last_credentials_serve_while_the_source_fails_until_they_expire() {
-    let stage = start(Duration::from_secs(6), &credentials("source: container"), Authority::container).await;
+    let lifetime = Duration::from_secs(11);
+    let stage = start(lifetime, &credentials("source: container"), Authority::container).await;
     let began = Instant::now();
     // Not repeated by the provider, which would take its time.
     stage.authority.set(Mode::Answer(http_answer(403, "", "")));
@@ -230,6 +231,34 @@ async fn the_last_credentials_serve_while_the_source_fails_until_they_expire() {
     })
     .await;
     assert!(began.elapsed() > Duration::from_secs(5), "given up too early");
+    // The store might refuse what is signed in their last seconds.
+    let left = lifetime.saturating_sub(began.elapsed());
+    assert!(left > Duration::from_secs(3), "used until {left:?} before they expire");
+    stage.logs("credentials cannot be fetched; the last ones serve until they expire").await;
+    stage.logs("credentials cannot be fetched; requests for these buckets get 503").await;
+}
+
+#[tokio::test]
+async fn a_source_that_comes_back_is_noticed_within_seconds_while_there_are_no_credentials() {
+    let refusal = Mode::Answer(http_answer(403, "", ""));
+    let keys = credentials("source: container");
+    let stage = start_at(refusal, HOUR, &keys, Authority::container).await;
+    let failed = "yatagarasu_credentials_refreshes_total{outcome=\"failure\",source=\"container\"}";
+    eventually("five tries have failed", async || (stage.proxy.metric(failed).await >= 5.0).then_some(()))
+        .await;
+    stage.authority.set(Mode::Issue);
+    let began = Instant::now();
+    eventually("the object is read", async || {
+        (stage.proxy.get("/photos/cat.jpg").await.status() == 200).then_some(())
+    })
+    .await;
+    assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
+    // The bucket and the reason are in the log.
+    let lines = stage.proxy.whole_log().await;
+    let is_told = |line: &&serde_json::Value| line["message"].to_string().contains("cannot be fetched");
+    let line = lines.iter().find(is_told).expect("a line");
+    assert_eq!((&line["level"], &line["buckets"]), (&json!("ERROR"), &json!("photos")), "{line}");
+    assert!(line["error"].as_str().is_some_and(|error| !error.is_empty()), "{line}");
 }
 
 #[tokio::test]
@@ -294,7 +323,7 @@ async fn the_same_settings_share_one_source_through_reloads_and_what_is_removed_
     assert_eq!(authority.issued().len(), 1);
 
     // From here on, each asks about once a second.
-    authority.live_for(Duration::from_secs(2));
+    authority.live_for(Duration::from_secs(7));
     reload(&config(&[("one", role("bb", "")), ("two", role("cc", ""))])).await;
     let asked =
         |name: &str| authority.asked().iter().filter(|asked| asked.form["RoleSessionName"] == name).count();
@@ -330,7 +359,7 @@ async fn a_hundred_rotations_under_load_harm_no_request() {
     const ROLES: usize = 20;
     let store = Store::start().await;
     store.put("photos", "cat.jpg", "a cat");
-    let authority = Authority::start(store.keys.clone(), Duration::from_secs(3)).await;
+    let authority = Authority::start(store.keys.clone(), Duration::from_secs(8)).await;
     let entries: String = (0..ROLES)
         .map(|number| {
             let options = format!("source: assume_role, role_arn: \"{ROLE}\", session_name: role-{number}");

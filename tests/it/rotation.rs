@@ -63,7 +63,7 @@ async fn read(url: String, tokens: Tokens, which: usize, mut stop: watch::Receiv
 async fn no_valid_request_is_refused_while_keys_and_credentials_change() {
     let store = Store::start().await;
     store.put("papers", "plan.txt", "a plan");
-    let authority = Authority::start(store.keys.clone(), Duration::from_secs(3)).await;
+    let authority = Authority::start(store.keys.clone(), Duration::from_secs(8)).await;
     let mut published = SigningKey::new("published-0");
     let issuer = Issuer::start(&key_set(&[&published])).await;
     let config = |secrets: &[&Secret]| {
