@@ -25,6 +25,10 @@ pub enum Unusable {
     OtherOwner(u32),
     #[error("another process serves it; end that one")]
     Served,
+    #[error(
+        "other users may write to its folder `{0}`, and could put a file of their own there; chmod go-w it"
+    )]
+    OpenFolder(PathBuf),
     #[error("{0}; see to it that its folder is there and this user may write to it")]
     Io(#[from] io::Error),
 }
@@ -41,6 +45,7 @@ impl SocketFile {
     /// Binds a path, in the place of what a process of this user left behind. The socket does not listen
     /// yet, so nobody can connect.
     pub fn bind(path: &Path) -> Result<(Socket, Self), Unusable> {
+        check_folder(path)?;
         make_room(path)?;
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         socket.bind(&SockAddr::unix(path)?)?;
@@ -73,6 +78,19 @@ impl Drop for SocketFile {
 
 fn identity(file: &Metadata) -> (u64, u64) {
     (file.dev(), file.ino())
+}
+
+/// Refuses a folder in which other users may replace a file of ours: permissions are set by path, and
+/// clients connect by path. In a folder with the sticky bit, as `/tmp` has it, they may not.
+fn check_folder(path: &Path) -> Result<(), Unusable> {
+    const WRITABLE_BY_OTHERS: u32 = 0o022;
+    const STICKY: u32 = 0o1000;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mode = fs::metadata(folder)?.mode();
+    if mode & WRITABLE_BY_OTHERS != 0 && mode & STICKY == 0 {
+        return Err(Unusable::OpenFolder(folder.to_owned()));
+    }
+    Ok(())
 }
 
 fn make_room(path: &Path) -> Result<(), Unusable> {

@@ -198,6 +198,32 @@ async fn only_a_socket_that_was_left_behind_is_replaced() {
 }
 
 #[tokio::test]
+async fn a_folder_that_others_may_write_to_gets_no_socket() {
+    let proxy = with_socket(JWT).await;
+    let folder = proxy.folder.path().join("open");
+    fs::create_dir(&folder).expect("created");
+    proxy.write_config(&config(JWT, "open/admin.sock"));
+    for mode in [0o777, 0o770, 0o707] {
+        proxy::allow(&folder, mode);
+        let (status, answer) = reload_at(&socket(&proxy)).await;
+        let error = answer["error"].as_str().unwrap_or_default();
+        assert!(status == 400 && error.contains("other users may write to its folder"), "{mode:o} {answer}");
+        assert!(error.contains("chmod go-w it, or choose another admin.socket"), "{error}");
+        assert!(!folder.join("admin.sock").exists());
+    }
+    // In a folder with the sticky bit nobody can take another one's file away.
+    proxy::allow(&folder, 0o1777);
+    assert_eq!(reload_at(&socket(&proxy)).await.0, 200);
+    assert_eq!(reload_at(&folder.join("admin.sock")).await.0, 200);
+    let log = {
+        proxy::allow(&folder, 0o777);
+        let elsewhere = config(JWT, folder.join("other.sock").to_str().expect("plain"));
+        failed_start(&elsewhere).await
+    };
+    assert!(log.contains("other users may write to its folder"), "{log}");
+}
+
+#[tokio::test]
 async fn without_operators_there_is_no_socket() {
     let disabled = config(JWT, "admin.sock").replace("{ socket", "{ enabled: false, socket");
     let proxy = Proxy::start(&disabled).await;
