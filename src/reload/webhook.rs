@@ -5,14 +5,18 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
+use serde_json::Value;
 use tracing::warn;
 
-use super::attempt::Attempt;
+use super::attempt::{Attempt, Verdict};
 use crate::config::Notify;
 
 /// Attempts to deliver one message, and the pause between them.
 const TRIES: u32 = 3;
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// The most characters that Discord takes.
+const MAX_SENTENCE: usize = 2000;
 
 /// Messages that may wait.
 const QUEUE: usize = 64;
@@ -56,12 +60,23 @@ fn start() -> Option<SyncSender<Message>> {
 
 impl Message {
     fn deliver(&self) {
-        let agent: ureq::Agent =
-            ureq::Agent::config_builder().timeout_global(Some(self.notify.timeout)).build().into();
-        let body = self.attempt.report().to_string();
+        let agent: ureq::Agent = ureq::Agent::config_builder()
+            .timeout_global(Some(self.notify.timeout))
+            // A redirect could take the report to somebody else, and so could a proxy that only the
+            // environment names. No body of an answer is read.
+            .max_redirects(0)
+            .proxy(None)
+            .build()
+            .into();
+        let body = self.body().to_string();
         for attempt in 1..=TRIES {
             let request = agent.post(self.notify.url.expose()).header("Content-Type", "application/json");
-            match request.send(&body) {
+            match request.send(&body).map(|response| response.status()) {
+                Ok(status) if status.is_redirection() => {
+                    let status = status.as_u16();
+                    warn!(attempt = self.attempt.id, status, "the webhook redirects, which is not followed");
+                    return;
+                }
                 Ok(_) => return,
                 // The error may quote the address, which may be a secret.
                 Err(ureq::Error::StatusCode(status)) => {
@@ -75,6 +90,31 @@ impl Message {
             }
             if attempt < TRIES {
                 thread::sleep(PAUSE * attempt);
+            }
+        }
+    }
+
+    /// The report, with a sentence for people in the members that Slack (`text`) and Discord (`content`)
+    /// show. Neither minds the other members.
+    fn body(&self) -> Value {
+        let sentence: String = self.sentence().chars().take(MAX_SENTENCE).collect();
+        let mut body = self.attempt.report();
+        body["content"] = sentence.as_str().into();
+        body["text"] = sentence.into();
+        body
+    }
+
+    fn sentence(&self) -> String {
+        let system = rustix::system::uname();
+        let host = system.nodename().to_string_lossy();
+        let generation = self.attempt.generation;
+        match &self.attempt.verdict {
+            Verdict::Refused(refusal) => format!(
+                "yatagarasu on {host}: configuration reload failed: {}; generation {generation} stays in service",
+                refusal.lines().join("; ")
+            ),
+            Verdict::Published | Verdict::DryRunOk => {
+                format!("yatagarasu on {host}: configuration reloaded; generation {generation} is in service")
             }
         }
     }

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::harness::raw::Raw;
 use crate::harness::*;
@@ -331,11 +332,12 @@ async fn the_effective_configuration_can_be_looked_at() {
     assert_eq!(stack.proxy.get_as("/admin/config?generation=9", &admin_token()).await.status(), 404);
 }
 
-#[tokio::test]
-async fn a_webhook_hears_of_failures_and_delays_nothing() {
+/// Answers every request with the next of these statuses and headers, the last one for ever, and passes
+/// on what it got.
+async fn receiver(answers: &'static [&'static str]) -> (faulty::Faulty, UnboundedReceiver<String>) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let (sender, mut heard) = tokio::sync::mpsc::unbounded_channel();
-    let receiver = faulty::Faulty::start(move |mut stream, number| {
+    let (sender, heard) = tokio::sync::mpsc::unbounded_channel();
+    let server = faulty::Faulty::start(move |mut stream, number| {
         let sender = sender.clone();
         async move {
             let mut request = Vec::new();
@@ -343,21 +345,24 @@ async fn a_webhook_hears_of_failures_and_delays_nothing() {
             while !String::from_utf8_lossy(&request).trim_end().ends_with('}') {
                 let read = stream.read(&mut buffer).await.unwrap_or(0);
                 if read == 0 {
-                    return;
+                    break;
                 }
                 request.extend_from_slice(&buffer[..read]);
             }
-            // The first one fails and is sent again.
-            let status = if number == 0 { "500 X" } else { "204 X" };
-            let _ = stream
-                .write_all(
-                    format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").as_bytes(),
-                )
-                .await;
+            let answer = answers.get(number).or(answers.last()).expect("an answer");
+            let answer = format!("HTTP/1.1 {answer}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            let _ = stream.write_all(answer.as_bytes()).await;
             let _ = sender.send(String::from_utf8_lossy(&request).into_owned());
         }
     })
     .await;
+    (server, heard)
+}
+
+#[tokio::test]
+async fn a_webhook_hears_of_failures_and_delays_nothing() {
+    // The first one fails and is sent again.
+    let (receiver, mut heard) = receiver(&["500 X", "204 X"]).await;
     let url = format!("{}/hook/planted-hook-secret", receiver.url());
     let stack = Stack::with(&format!("reload: {{ notify: {{ url: \"{url}\", on: [failure] }} }}")).await;
     assert_eq!(stack.proxy.reload(&admin_token()).await.0, 200);
@@ -372,6 +377,53 @@ async fn a_webhook_hears_of_failures_and_delays_nothing() {
     assert_eq!((&body["status"], &body["error"]), (&json!("error"), &json!("expected a list, found `1`")));
     assert!(!stack.proxy.whole_log_text().await.contains("planted-hook-secret"));
     assert!(heard.try_recv().is_err(), "only failures");
+}
+
+#[tokio::test]
+async fn a_webhook_gets_a_sentence_that_chats_show() {
+    let (receiver, mut heard) = receiver(&["204 X"]).await;
+    let notify = format!("reload: {{ notify: {{ url: \"{}\", on: [failure, success] }} }}", receiver.url());
+    let stack = Stack::with(&notify).await;
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").expect("a name");
+    let begins = format!("yatagarasu on {}: configuration reload", host.trim());
+    let long =
+        format!("buckets: 1\n{}", (0..200).map(|n| format!("unknown-key-{n}: 1\n")).collect::<String>());
+    for (config, ends) in [
+        (Stack::config(&stack.store, &notify), "ed; generation 2 is in service"),
+        ("buckets: 1".to_owned(), "expected a list, found `1`; generation 2 stays in service"),
+        (long, ""),
+    ] {
+        stack.proxy.write_config(&config);
+        stack.proxy.reload(&admin_token()).await;
+        let request =
+            tokio::time::timeout(PATIENCE, heard.recv()).await.expect("in time").expect("a message");
+        let body: Value =
+            serde_json::from_str(request.split("\r\n\r\n").nth(1).expect("a body")).expect("JSON");
+        let text = body["text"].as_str().expect("a text");
+        assert_eq!(body["content"], text);
+        assert!(text.starts_with(&begins) && text.ends_with(ends), "{text}");
+        assert!(text.chars().count() <= 2000 && !text.contains('\n'), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_webhook_goes_to_its_address_and_nowhere_else() {
+    let (elsewhere, mut strayed) = receiver(&["204 X"]).await;
+    let location = format!("307 X\r\nLocation: {}/hook", elsewhere.url());
+    let (receiver, mut heard) = receiver(Box::leak(Box::new([&*location.leak()]))).await;
+    let environment = ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"]
+        .map(|name| (name.to_owned(), elsewhere.url()))
+        .to_vec();
+    let config = format!("reload: {{ notify: {{ url: \"{}\" }} }}\n{JWT}buckets: []\n", receiver.url());
+    let proxy = Proxy::start_in(&config, Surroundings { environment, ..Default::default() }).await;
+    proxy.write_config("buckets: 1");
+    assert_eq!(proxy.reload(&admin_token()).await.0, 400);
+    eventually("the redirect is told", async || {
+        proxy.log_text().contains("the webhook redirects, which is not followed").then_some(())
+    })
+    .await;
+    assert!(heard.recv().await.is_some());
+    assert!(strayed.try_recv().is_err() && elsewhere.connections() == 0, "somebody else got the report");
 }
 
 #[tokio::test]
