@@ -1,6 +1,8 @@
 //! What the program does as a client of a running server: mint tokens and links, ask for
 //! a reload.
 
+mod owner;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -23,6 +25,9 @@ use crate::auth::networks::Network;
 use crate::config::{Config, MintingKey};
 use crate::routing;
 
+/// The life of a token for one call; the server adds its leeway.
+const OPERATOR_TTL: Duration = Duration::from_secs(10);
+
 /// Longer than the server gives a reload.
 const PATIENCE: Duration = Duration::from_secs(40);
 
@@ -41,7 +46,7 @@ fn operator_token(config: &Config, key: &MintingKey) -> Result<String> {
         condition.satisfy(&mut claims);
     }
     let given: Vec<_> = claims.into_iter().collect();
-    mint(key, &given, Duration::from_secs(60))
+    mint(key, &given, OPERATOR_TTL)
 }
 
 fn mint(key: &MintingKey, given: &[(String, Value)], ttl: Duration) -> Result<String> {
@@ -90,9 +95,16 @@ pub fn sign(config: &Config, url: &str, ttl: Duration, network: Option<&str>) ->
 
 /// Asks the server that runs with this configuration to reload. Without an address and a token, at its
 /// socket, if this user needs no token there.
-pub fn reload_configured(config: &Config, url: Option<String>, token: Option<String>) -> Result<String> {
+///
+/// `path` is the file of the configuration.
+pub fn reload_configured(
+    path: &Path,
+    config: &Config,
+    url: Option<String>,
+    token: Option<String>,
+) -> Result<String> {
     let (None, None, Some(socket)) = (&url, &token, own_socket(config)) else {
-        return reload_at_port(config, url, token);
+        return reload_at_port(path, config, url, token);
     };
     let why = match ask_at(socket) {
         Ok(answer) if !matches!(answer.status, 401 | 403) => return answer.verdict(),
@@ -100,7 +112,7 @@ pub fn reload_configured(config: &Config, url: Option<String>, token: Option<Str
         Err(error) => format!("{error:#}"),
     };
     // The running configuration may not have the socket yet, or not this user.
-    reload_at_port(config, None, None)
+    reload_at_port(path, config, None, None)
         .with_context(|| format!("not at the socket `{}`: {why}; nor at the port", socket.display()))
 }
 
@@ -110,10 +122,19 @@ fn own_socket(config: &Config) -> Option<&Path> {
     config.operators.socket.as_deref().filter(|_| config.operators.socket_uids.contains(&user))
 }
 
-fn reload_at_port(config: &Config, url: Option<String>, token: Option<String>) -> Result<String> {
+fn reload_at_port(
+    path: &Path,
+    config: &Config,
+    url: Option<String>,
+    token: Option<String>,
+) -> Result<String> {
+    let is_given = url.is_some();
     let url = url.unwrap_or_else(|| format!("http://{}", reachable(config)));
     if let Some(token) = token {
         return reload(&url, &token);
+    }
+    if !is_given {
+        check_listener(path, config, &url)?;
     }
     // The first key may be one that the server is yet to learn, by this very reload.
     let mut outcome = Err(anyhow!(NO_SECRET).context("give the token of an operator with --token-file"));
@@ -130,6 +151,30 @@ fn reload_at_port(config: &Config, url: Option<String>, token: Option<String>) -
         None => error,
     })
 }
+
+/// Refuses to give a token away to a listener whose user could not have made it.
+///
+/// While the server is down, any user of the machine can listen at its port and collect operators' tokens,
+/// which other servers with the same secret accept as well.
+fn check_listener(path: &Path, config: &Config, url: &str) -> Result<()> {
+    let Some(users) = owner::of_listeners(reachable(config)) else { return Ok(()) };
+    ensure!(!users.is_empty(), "nobody listens at {url}; {IS_IT_RUNNING}");
+    let us = rustix::process::geteuid().as_raw();
+    let may_have_it = |user: u32| {
+        user == 0 || user == us || config.operators.socket_uids.contains(&user) || owner::is_of(path, user)
+    };
+    match users.into_iter().find(|user| !may_have_it(*user)) {
+        None => Ok(()),
+        Some(user) => bail!(
+            "uid {user} listens at {url}, and no token is sent there: that user is neither root nor this one, \
+             does not own `{}` or belong to its group, and is not in admin.socket_uids; \
+             end what listens there, or use --token-file, --url, or kill -HUP",
+            path.display()
+        ),
+    }
+}
+
+const IS_IT_RUNNING: &str = "is the server running, and with these ports?";
 
 /// The server does not know the token.
 #[derive(Debug, Error)]
@@ -151,7 +196,7 @@ pub fn reload(server: &str, token: &str) -> Result<String> {
         .post(&url)
         .header("Authorization", format!("Bearer {}", token.trim()))
         .send_empty()
-        .with_context(|| format!("{url} does not answer; is the server running, and with these ports?"))?;
+        .with_context(|| format!("{url} does not answer; {IS_IT_RUNNING}"))?;
     let body = response.body_mut().read_to_string().context("the answer cannot be read")?;
     Answer::new(response.status().as_u16(), &body).verdict()
 }

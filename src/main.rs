@@ -40,7 +40,10 @@ fn main() -> ExitCode {
                 // With both at hand the file is the server's business alone, also when it is not valid here.
                 let report = match (reload.url, token) {
                     (Some(url), Some(token)) => client::reload(&url, &token),
-                    (url, token) => client::reload_configured(&load(&reload.config.path)?, url, token),
+                    (url, token) => {
+                        let path = &reload.config.path;
+                        client::reload_configured(path, &load(path)?, url, token)
+                    }
                 };
                 print(&report?);
                 Ok(())

@@ -1,5 +1,6 @@
 //! The commands beside running: show, token, reload.
 
+use std::fs;
 use std::process::{Command, Output};
 
 use jsonwebtoken::{DecodingKey, Validation, decode};
@@ -82,6 +83,50 @@ fn reload_without_a_server_fails() {
     proxy::write(&path, &format!("server: {{ port: {} }}\n{JWT}buckets: []\n", proxy::free_port()));
     let (code, text) = printed(&proxy::run(&["reload", "--config", path.to_str().expect("plain")]));
     assert!(code == Some(1) && text.contains("is the server running"), "{text}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn reload_sends_no_token_of_its_own_to_another_users_port() {
+    use std::os::unix::process::CommandExt;
+    // Only root can start a process of another user.
+    if fs::metadata("/proc/self").expect("our own process").uid() != 0 {
+        return;
+    }
+    const OTHER: u32 = 4711;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let at = |name: &str| folder.path().join(name);
+    // Somebody listens there while the server is down.
+    let port = proxy::free_port();
+    let server = format!("server: {{ address: 127.0.0.1, port: {port} }}\n");
+    proxy::allow(folder.path(), 0o755);
+    proxy::write(&at("theirs.yaml"), &format!("{server}{JWT}buckets: []\n"));
+    proxy::allow(&at("theirs.yaml"), 0o644);
+    let log = fs::File::create(at("log")).expect("created");
+    let mut command = Command::new(proxy::PROGRAM);
+    command.arg("--config").arg(at("theirs.yaml")).uid(OTHER).gid(OTHER).stderr(log);
+    let mut stranger = command.spawn().expect("the program starts");
+    while !fs::read_to_string(at("log")).expect("a log").contains("serving; reload") {
+        assert!(matches!(stranger.try_wait(), Ok(None)), "it serves");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+
+    let ours = at("ours.yaml");
+    let path = ours.to_str().expect("plain");
+    let reload = |more: &str, arguments: &[&str]| {
+        proxy::write(&ours, &format!("{server}{JWT}{more}buckets: []\n"));
+        printed(&proxy::run(&[&["reload", "--config", path], arguments].concat()))
+    };
+    let (code, text) = reload("", &[]);
+    assert!(code == Some(1) && text.contains("uid 4711 listens at http://127.0.0.1:"), "{text}");
+    assert!(!fs::read_to_string(at("log")).expect("a log").contains("/admin/reload"));
+    // An address that is given is the caller's own choice, and an operator may have an operator's token.
+    assert_eq!(reload("", &["--url", &format!("http://127.0.0.1:{port}")]).0, Some(0));
+    assert_eq!(reload("admin: { socket_uids: [4711], socket: none.sock }\n", &[]).0, Some(0));
+    std::os::unix::fs::chown(&ours, Some(OTHER), None).expect("given away");
+    assert_eq!(printed(&proxy::run(&["reload", "--config", path])).0, Some(0));
+    stranger.kill().expect("our own child");
+    stranger.wait().expect("our own child");
 }
 
 #[tokio::test]
