@@ -88,6 +88,7 @@ fn reload_without_a_server_fails() {
 #[cfg(target_os = "linux")]
 #[test]
 fn reload_sends_no_token_of_its_own_to_another_users_port() {
+    use std::os::unix::fs::MetadataExt;
     use std::os::unix::process::CommandExt;
     // Only root can start a process of another user.
     if fs::metadata("/proc/self").expect("our own process").uid() != 0 {
