@@ -212,7 +212,7 @@ impl Refresher {
                     pause
                 }
                 Err(failure) => {
-                    failed = Some(self.report(&source, &failure, failed));
+                    failed = Some(self.report(&source, &failure, failed.as_ref()));
                     let pause = retry.mul_f64(jitter());
                     retry = (2 * retry).min(MAX_RETRY);
                     pause
@@ -262,13 +262,13 @@ impl Refresher {
 
     /// Logs a failure. The same one is told once while its credentials serve, and once more when none are
     /// left.
-    fn report(&self, source: &Source, failure: &Failure, last: Option<Reported>) -> Reported {
+    fn report(&self, source: &Source, failure: &Failure, last: Option<&Reported>) -> Reported {
         let mut reported = Reported { error: failure.to_string(), has_credentials: false };
         let mut sources = self.sources();
         let Some(kept) = sources.get_mut(source) else { return reported };
         kept.tried.send_replace(true);
         reported.has_credentials = kept.signatory().is_some();
-        if last.as_ref() == Some(&reported) {
+        if last == Some(&reported) {
             return reported;
         }
         let (source, buckets, error) = (source.name(), &kept.buckets, &reported.error);

@@ -99,8 +99,10 @@ impl Message {
     fn body(&self) -> Value {
         let sentence: String = self.sentence().chars().take(MAX_SENTENCE).collect();
         let mut body = self.attempt.report();
-        body["content"] = sentence.as_str().into();
-        body["text"] = sentence.into();
+        if let Value::Object(members) = &mut body {
+            members.insert("content".to_owned(), sentence.as_str().into());
+            members.insert("text".to_owned(), sentence.into());
+        }
         body
     }
 

@@ -105,10 +105,11 @@ fn reload_sends_no_token_of_its_own_to_another_users_port() {
     proxy::allow(&at("theirs.yaml"), 0o644);
     let log = fs::File::create(at("log")).expect("created");
     let mut command = Command::new(proxy::PROGRAM);
-    command.arg("--config").arg(at("theirs.yaml")).uid(OTHER).gid(OTHER).stderr(log);
-    let mut stranger = command.spawn().expect("the program starts");
+    command.arg("--config").arg(at("theirs.yaml")).uid(OTHER).gid(OTHER);
+    command.stdout(std::process::Stdio::null()).stderr(log);
+    let mut stranger = Stranger(command.spawn().expect("the program starts"));
     while !fs::read_to_string(at("log")).expect("a log").contains("serving; reload") {
-        assert!(matches!(stranger.try_wait(), Ok(None)), "it serves");
+        assert!(matches!(stranger.0.try_wait(), Ok(None)), "it serves");
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
 
@@ -126,8 +127,16 @@ fn reload_sends_no_token_of_its_own_to_another_users_port() {
     assert_eq!(reload("admin: { socket_uids: [4711], socket: none.sock }\n", &[]).0, Some(0));
     std::os::unix::fs::chown(&ours, Some(OTHER), None).expect("given away");
     assert_eq!(printed(&proxy::run(&["reload", "--config", path])).0, Some(0));
-    stranger.kill().expect("our own child");
-    stranger.wait().expect("our own child");
+}
+
+/// A process that ends with the test.
+struct Stranger(std::process::Child);
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 #[tokio::test]
