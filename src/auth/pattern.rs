@@ -2,7 +2,7 @@
 //!
 //! `*` stands for any text within a segment, `**` for any number of whole segments, `${claim.NAME}` for
 //! the segment that the token's claim says. A pattern is compared with the decoded key, in time bounded
-//! by the product of both lengths. Knows no methods, no tokens and no prefixes.
+//! by the product of both lengths, and with another pattern that is as specific in time bounded by their sum. Knows no methods, no tokens and no prefixes.
 
 use std::cmp::Ordering;
 
@@ -100,8 +100,25 @@ impl Pattern {
 
     /// Compares from the left: the more specific one is the lesser, so that it sorts first.
     pub fn by_specificity(&self, other: &Self) -> Ordering {
-        let ranks = |pattern: &Self| pattern.0.iter().map(Segment::rank).chain([END]).collect::<Vec<_>>();
-        ranks(other).cmp(&ranks(self))
+        other.ranks().cmp(self.ranks())
+    }
+
+    /// The class of the pattern. Two patterns of different classes either cover no common key, or one of
+    /// them is the more specific one; so only patterns of one class need to be compared.
+    pub fn class(&self) -> Class {
+        let deep = |segment: &Segment| *segment == Segment::Deep;
+        let first = self.0.iter().position(deep).unwrap_or(self.0.len());
+        let last = self.0.iter().rposition(deep).unwrap_or(0);
+        // Between two `**` the same text may match elsewhere.
+        let fixed = |(at, segment): (usize, &Segment)| match segment {
+            Segment::Text(text) if !text.contains('*') && (at < first || at > last) => text.clone(),
+            _ => String::new(),
+        };
+        Class(self.0.iter().map(Segment::rank).zip(self.0.iter().enumerate().map(fixed)).collect())
+    }
+
+    fn ranks(&self) -> impl Iterator<Item = Rank> {
+        self.0.iter().map(Segment::rank).chain([END])
     }
 
     /// Whether some key is covered by both.
@@ -123,6 +140,10 @@ impl Pattern {
         )
     }
 }
+
+/// The ranks of the segments of a pattern, from the left, with the text where only that text matches.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Class(Vec<(Rank, String)>);
 
 /// How specific a segment is: what it is, then how much of it is text.
 type Rank = (u8, usize);
@@ -164,9 +185,7 @@ impl Segment {
     /// Whether some segment is both.
     fn meets(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Text(one), Self::Text(other)) => {
-                overlap(one.as_bytes(), other.as_bytes(), is_star, PartialEq::eq)
-            }
+            (Self::Text(one), Self::Text(other)) => texts_overlap(one, other),
             _ => true,
         }
     }
@@ -207,32 +226,51 @@ fn covers<P, T>(
     pattern.get(at..).is_some_and(|rest| rest.iter().all(is_wildcard))
 }
 
-/// Whether two sequences with wildcards cover a common one. `row` says which beginnings of `b` may be
-/// the same as the beginning of `a` that was looked at.
+/// Whether two sequences with wildcards cover a common one.
+///
+/// Where both hold a wildcard, only what stands before the first and after the last one matters: a common
+/// sequence begins with the longer of the two beginnings, ends with the longer of the two ends, and holds
+/// the middle of the one and then the middle of the other, each within a wildcard of the other sequence.
 fn overlap<P>(a: &[P], b: &[P], is_wildcard: impl Fn(&P) -> bool, meets: impl Fn(&P, &P) -> bool) -> bool {
-    let step = |above: Option<&[bool]>, one: Option<&P>| {
-        let mut row = Vec::with_capacity(b.len() + 1);
-        let above_at = |at: usize| above.and_then(|above| above.get(at)).copied();
-        row.push(above_at(0).is_none_or(|same| same && one.is_some_and(&is_wildcard)));
-        for (at, other) in b.iter().enumerate() {
-            let left = row.last().copied().unwrap_or_default();
-            let (up, before) = (above_at(at + 1).unwrap_or_default(), above_at(at).unwrap_or_default());
-            row.push(match one {
-                Some(one) if is_wildcard(one) => up || left,
-                Some(one) => (is_wildcard(other) && (up || left)) || (before && meets(one, other)),
-                None => is_wildcard(other) && left,
-            });
-        }
-        row
+    let wildcards = |sequence: &[P]| {
+        let first = sequence.iter().position(&is_wildcard)?;
+        let last = sequence.iter().rposition(&is_wildcard)?;
+        Some((first, sequence.len() - last - 1))
     };
-    let first = step(None, None);
-    let last = a.iter().fold(first, |above, one| step(Some(&above), Some(one)));
-    last.last().copied().unwrap_or_default()
+    match (wildcards(a), wildcards(b)) {
+        (None, None) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| meets(a, b)),
+        (Some(_), None) => covers(a, b, &is_wildcard, meets),
+        (None, Some(_)) => covers(b, a, &is_wildcard, |b, a| meets(a, b)),
+        (Some((head_of_a, tail_of_a)), Some((head_of_b, tail_of_b))) => {
+            let (head, tail) = (head_of_a.min(head_of_b), tail_of_a.min(tail_of_b));
+            a.iter().zip(b).take(head).all(|(a, b)| meets(a, b))
+                && a.iter().rev().zip(b.iter().rev()).take(tail).all(|(a, b)| meets(a, b))
+        }
+    }
+}
+
+/// The text before the first `*` and the text after the last one.
+fn ends(text: &str) -> Option<(&str, &str)> {
+    Some((text.split_once('*')?.0, text.rsplit_once('*')?.1))
+}
+
+/// The same as [`overlap`], for texts in which `*` is the wildcard, by comparing whole slices.
+fn texts_overlap(one: &str, other: &str) -> bool {
+    match (ends(one), ends(other)) {
+        (None, None) => one == other,
+        (Some(_), None) => covers(one.as_bytes(), other.as_bytes(), is_star, PartialEq::eq),
+        (None, Some(_)) => covers(other.as_bytes(), one.as_bytes(), is_star, PartialEq::eq),
+        (Some((head, tail)), Some((other_head, other_tail))) => {
+            (head.starts_with(other_head) || other_head.starts_with(head))
+                && (tail.ends_with(other_tail) || other_tail.ends_with(tail))
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use serde_json::json;
 
     fn pattern(text: &str) -> Pattern {
@@ -399,5 +437,64 @@ mod tests {
         assert!(!stars.covers(&format!("{}b", "a".repeat(1023))));
         assert!(!deep.covers(&format!("{}b", "a/".repeat(511))));
         assert!(started.elapsed() < std::time::Duration::from_secs(1));
+    }
+
+    /// The same as [`overlap`], by dynamic programming: `row` says which beginnings of `b` may be the same as
+    /// the beginning of `a` that was looked at.
+    fn overlap_by_rows<P>(
+        a: &[P],
+        b: &[P],
+        is_wildcard: impl Fn(&P) -> bool,
+        meets: impl Fn(&P, &P) -> bool,
+    ) -> bool {
+        let step = |above: Option<&[bool]>, one: Option<&P>| {
+            let mut row = Vec::with_capacity(b.len() + 1);
+            let above_at = |at: usize| above.and_then(|above| above.get(at)).copied();
+            row.push(above_at(0).is_none_or(|same| same && one.is_some_and(&is_wildcard)));
+            for (at, other) in b.iter().enumerate() {
+                let left = row.last().copied().unwrap_or_default();
+                let (up, before) = (above_at(at + 1).unwrap_or_default(), above_at(at).unwrap_or_default());
+                row.push(match one {
+                    Some(one) if is_wildcard(one) => up || left,
+                    Some(one) => (is_wildcard(other) && (up || left)) || (before && meets(one, other)),
+                    None => is_wildcard(other) && left,
+                });
+            }
+            row
+        };
+        let first = step(None, None);
+        let last = a.iter().fold(first, |above, one| step(Some(&above), Some(one)));
+        last.last().copied().unwrap_or_default()
+    }
+
+    fn patterns() -> impl Strategy<Value = Pattern> {
+        let segment =
+            prop::sample::select(vec!["a", "b", "ab", "*", "a*", "*b", "a*b", "*a*", "**", "${claim.x}"]);
+        let text = prop::collection::vec(segment, 1..6).prop_map(|segments| segments.join("/"));
+        text.prop_filter_map("a pattern", |text| Pattern::parse(&text).ok())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(5_000))]
+
+        #[test]
+        fn patterns_overlap_as_the_slow_way_says(one in patterns(), other in patterns()) {
+            let meets = |one: &Segment, other: &Segment| match (one, other) {
+                (Segment::Text(one), Segment::Text(other)) => {
+                    overlap_by_rows(one.as_bytes(), other.as_bytes(), is_star, PartialEq::eq)
+                }
+                _ => true,
+            };
+            let expected = overlap_by_rows(&one.0, &other.0, |segment| *segment == Segment::Deep, meets);
+            prop_assert_eq!(one.overlaps(&other), expected);
+            let is_undecided = expected && one.by_specificity(&other).is_eq();
+            prop_assert!(!is_undecided || one.class() == other.class());
+        }
+
+        #[test]
+        fn texts_overlap_as_the_slow_way_says(one in "[ab*]{0,10}", other in "[ab*]{0,10}") {
+            let expected = overlap_by_rows(one.as_bytes(), other.as_bytes(), is_star, PartialEq::eq);
+            prop_assert_eq!(texts_overlap(&one, &other), expected);
+        }
     }
 }

@@ -184,12 +184,13 @@ impl PathRule {
         self.pattern.by_specificity(&other.pattern).then(other.is_for_head.cmp(&self.is_for_head))
     }
 
-    /// Whether it could not be told which of the two decides about some request.
+    /// Whether it could not be told which of the two decides about some request. Only rules with
+    /// patterns of one [class](Pattern::class) can conflict.
     pub fn conflicts_with(&self, other: &Self) -> bool {
-        let is_split_by_method = self.pattern == other.pattern && self.is_for_head != other.is_for_head;
-        !is_split_by_method
+        // Comparing whether they overlap is cheaper, and most do not.
+        self.pattern.overlaps(&other.pattern)
             && self.pattern.by_specificity(&other.pattern).is_eq()
-            && self.pattern.overlaps(&other.pattern)
+            && (self.pattern != other.pattern || self.is_for_head == other.is_for_head)
     }
 }
 
