@@ -1,6 +1,7 @@
 //! Conditions on the claims of a token.
 
 use std::cmp::Ordering;
+use std::sync::Arc;
 
 use serde_json::{Map, Number, Value};
 use thiserror::Error;
@@ -8,9 +9,12 @@ use thiserror::Error;
 /// The claims set of a token (RFC 7519, section 4).
 pub type Claims = Map<String, Value>;
 
-/// One condition: what a claim must be.
+/// A condition on a claim. Cheap to clone, because every rule holds those of the `jwt` block.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Condition {
+pub struct Condition(Arc<Parts>);
+
+#[derive(Debug, PartialEq)]
+struct Parts {
     claim: String,
     test: Test,
 }
@@ -80,25 +84,25 @@ impl Condition {
             "lte" => Test::Lte(number(value)?),
             _ => return Err(InvalidCondition::Operator),
         };
-        Ok(Self { claim: claim.to_owned(), test })
+        Ok(Self(Arc::new(Parts { claim: claim.to_owned(), test })))
     }
 
     /// The dotted path of the claim.
     pub fn claim(&self) -> &str {
-        &self.claim
+        &self.0.claim
     }
 
     /// Whether the claims satisfy the condition. A missing claim satisfies none, negations included:
     /// a rule says what a token must show, and this one shows nothing.
     pub fn holds(&self, claims: &Claims) -> bool {
-        let Some(found) = find(claims, &self.claim).filter(|value| !value.is_null()) else {
+        let Some(found) = find(claims, &self.0.claim).filter(|value| !value.is_null()) else {
             return false;
         };
         let ordering = |limit: &Number| match found {
             Value::Number(number) => compare(number, limit),
             _ => None,
         };
-        match &self.test {
+        match &self.0.test {
             Test::Equals(value) => same(found, value),
             Test::NotEquals(value) => !same(found, value),
             Test::In(values) => values.iter().any(|value| same(found, value)),
@@ -118,7 +122,7 @@ impl Condition {
 
     /// Adds to `claims` what satisfies this condition, for a token made to pass it.
     pub fn satisfy(&self, claims: &mut Claims) {
-        let value = match &self.test {
+        let value = match &self.0.test {
             Test::Equals(value) => value.clone(),
             Test::In(values) => values.first().cloned().unwrap_or_default(),
             Test::Contains(value) => Value::Array(vec![value.clone()]),
@@ -127,7 +131,7 @@ impl Condition {
             Test::Gt(limit) => limit.as_f64().map(|limit| limit + 1.0).into(),
             Test::Lt(limit) => limit.as_f64().map(|limit| limit - 1.0).into(),
         };
-        insert(claims, &self.claim, value);
+        insert(claims, &self.0.claim, value);
     }
 }
 

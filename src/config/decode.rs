@@ -1,25 +1,36 @@
 //! From a tree of YAML to a typed section, where every mistake becomes a problem and not only the
 //! first: what `serde` stumbles over is recorded, taken out of the tree, and the rest is read again.
 
-use std::collections::BTreeMap;
-
 use serde::de::DeserializeOwned;
 use serde_path_to_error::Segment;
 use serde_yaml::{Mapping, Value};
 
-use super::problem::{Place, Problems, Step, is_plain};
+use super::problem::{Place, Problems, Step, is_plain, shown};
+use super::reference::References;
+
+/// The most mistakes in one section: after each the section is read once more.
+const MAX_MISTAKES: usize = 50;
+
+/// The longest text that can be a number or a boolean.
+const MAX_SCALAR: usize = 64;
 
 /// Reads a section. What was wrong is left at its default, with a problem at its place.
 pub fn section<T: DeserializeOwned + Default>(
     mut tree: Value,
     place: &Place,
-    written: &BTreeMap<Place, String>,
+    references: &References<'_>,
     problems: &mut Problems,
 ) -> T {
+    let written = &references.written;
+    let before = problems.count();
     let mut last_failed = None;
     loop {
+        let is_full = problems.count() - before >= MAX_MISTAKES;
+        if is_full {
+            problems.push(place.clone(), "holds more mistakes than are listed; mend these first");
+        }
         // A key without a value is as good as absent.
-        if tree.is_null() {
+        if is_full || tree.is_null() || references.deadline().has_passed() {
             return T::default();
         }
         let error = match serde_path_to_error::deserialize(&tree) {
@@ -30,14 +41,8 @@ pub fn section<T: DeserializeOwned + Default>(
         let here = place.join(steps.clone());
         let message = error.inner().to_string();
         if let Some(key) = unknown_key(&message) {
-            let known = known_keys(&message);
-            // `serde_path_to_error` names the key when it knows it.
-            let steps = match steps.last() {
-                Some(Step::Key(last)) if last == key => steps,
-                _ => [steps, vec![Step::Key(key.to_owned())]].concat(),
-            };
-            let why = if is_plain(key) { "" } else { "; is a space missing after its `:`?" };
-            problems.push(place.join(steps.clone()), format!("unknown key{why}; known here are {known}"));
+            let steps = with_key(steps, key);
+            problems.push(place.join(steps.clone()), unknown(key, &message));
             if !remove(&mut tree, &steps) {
                 return T::default();
             }
@@ -82,6 +87,19 @@ fn step(segment: &Segment) -> Option<Step> {
         Segment::Map { key } => Some(Step::Key(key.clone())),
         Segment::Enum { .. } | Segment::Unknown => None,
     }
+}
+
+/// The steps to a key; `serde_path_to_error` names the key itself when it knows it.
+fn with_key(mut steps: Vec<Step>, key: &str) -> Vec<Step> {
+    if !matches!(steps.last(), Some(Step::Key(last)) if last == key) {
+        steps.push(Step::Key(key.to_owned()));
+    }
+    steps
+}
+
+fn unknown(key: &str, message: &str) -> String {
+    let why = if is_plain(key) { "" } else { "; is a space missing after its `:`?" };
+    format!("unknown key{why}; known here are {}", known_keys(message))
 }
 
 /// What `serde` says of a key that no field has. There is no typed form of this error.
@@ -135,7 +153,8 @@ fn wanted(message: &str) -> Wanted {
 
 /// A filled-in text where a number or a boolean belongs: `port: ${PORT}`.
 fn retyped(found: &Value, wanted: Wanted) -> Option<Value> {
-    let scalar: Value = serde_yaml::from_str(found.as_str()?).ok()?;
+    let text = found.as_str().filter(|text| text.len() <= MAX_SCALAR)?;
+    let scalar: Value = serde_yaml::from_str(text).ok()?;
     match wanted {
         Wanted::WholeNumber => scalar.as_u64().map(Value::from),
         Wanted::Number => scalar.as_f64().map(Value::from),
@@ -146,8 +165,8 @@ fn retyped(found: &Value, wanted: Wanted) -> Option<Value> {
 
 /// Says what was found and what belongs there. Quotes only what cannot be a secret.
 fn mistyped(found: &Value, wanted: Wanted, reference: Option<&String>) -> String {
-    let shown = match (reference, found) {
-        (Some(reference), _) => format!("the value of `{reference}`"),
+    let described = match (reference, found) {
+        (Some(reference), _) => format!("the value of `{}`", shown(reference)),
         (None, Value::Number(_) | Value::Bool(_)) if wanted == Wanted::Text => {
             return "expected a text; put the value in quotes".to_owned();
         }
@@ -156,14 +175,14 @@ fn mistyped(found: &Value, wanted: Wanted, reference: Option<&String>) -> String
         (None, Value::String(text))
             if matches!(wanted, Wanted::WholeNumber | Wanted::Number | Wanted::Boolean) =>
         {
-            format!("`{text}`")
+            format!("`{}`", shown(text))
         }
         (None, Value::String(_)) => "a text".to_owned(),
         (None, Value::Sequence(_)) => "a list".to_owned(),
         (None, Value::Mapping(_)) => "a mapping".to_owned(),
         (None, Value::Tagged(_) | Value::Null) => "this".to_owned(),
     };
-    format!("expected {}, found {shown}", wanted.name())
+    format!("expected {}, found {described}", wanted.name())
 }
 
 /// The value at a place.

@@ -13,6 +13,9 @@ use std::sync::LazyLock;
 use serde_yaml::Value;
 
 use super::problem::{Place, Problems};
+use super::syntax::{self, Explained};
+use super::tree::{self, Budget};
+use crate::deadline::Deadline;
 
 /// Hashes of this process alone.
 pub static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
@@ -45,29 +48,34 @@ impl Document<'_> {
     }
 }
 
-/// Reads a file; what `is_known` by its hash is not looked into.
+/// Reads a file, within its budget; what `is_known` by its hash is not looked into.
 pub fn read<'t>(
     text: &'t str,
     is_known: impl Fn(u64) -> bool,
-    problems: &mut Problems,
+    deadline: &Deadline,
 ) -> Result<Document<'t>, Problems> {
-    if let Some(document) = read_apart(text, is_known) {
+    let budget = Budget::of(text.len());
+    if let Some(document) = read_apart(text, is_known, &budget, deadline) {
         return Ok(document);
     }
-    let mut tree: Value = serde_yaml::from_str(text).map_err(|error| {
-        let line = error.location().map(|location| location.line());
-        let why = format!("the file is not YAML: {}", without_position(&error));
-        Problems::one(Place::root(), line, why)
-    })?;
-    if let Err(error) = tree.apply_merge() {
-        problems.push(Place::root(), format!("a merge key `<<` cannot be followed: {error}"));
+    if let Err(expired) = deadline.check() {
+        return Err(Problems::one(Place::root(), None, expired.to_string()));
     }
+    // The first attempt may have spent a part of the budget.
+    let tree = tree::parse(text, &Budget::of(text.len())).map_err(|error| {
+        let Explained { line, message } = syntax::explain(&error, text);
+        Problems::one(Place::root(), line, message)
+    })?;
     Ok(Document::whole(tree))
 }
 
 /// The value of one item, from a text that is nothing else.
 pub fn item(text: &str) -> Option<Value> {
-    match merged(text)? {
+    item_within(text, &Budget::of(text.len()))
+}
+
+fn item_within(text: &str, budget: &Budget) -> Option<Value> {
+    match tree::parse(text, budget).ok()? {
         Value::Sequence(mut items) if items.len() == 1 => items.pop(),
         _ => None,
     }
@@ -98,41 +106,62 @@ fn hash_of(value: &Value) -> u64 {
     hasher.finish()
 }
 
-fn read_apart(text: &str, is_known: impl Fn(u64) -> bool) -> Option<Document<'_>> {
-    let mark = format!("{:x}", KEY.hash_one("an item"));
-    let (frame, texts) = split(text, &mark)?;
-    let mut tree = merged(&frame)?;
-    // What was found may only look like the list: in a text, in a comment, under another key.
-    let list = tree.get_mut("buckets")?.as_sequence_mut()?;
-    if !matches!(list.as_slice(), [Value::String(only)] if *only == mark) {
-        return None;
-    }
-    list.clear();
+fn read_apart<'t>(
+    text: &'t str,
+    is_known: impl Fn(u64) -> bool,
+    budget: &Budget,
+    deadline: &Deadline,
+) -> Option<Document<'t>> {
+    let Split { tree, items: texts, .. } = split_within(text, budget)?;
     let mut items = Vec::with_capacity(texts.len());
     for text in texts {
+        if deadline.has_passed() {
+            return None;
+        }
         let hash = KEY.hash_one(text);
         items.push(if is_known(hash) {
             Item::Known { text, hash }
         } else {
-            Item::Read { value: item(text)?, hash }
+            Item::Read { value: item_within(text, budget)?, hash }
         });
     }
     Some(Document { tree, items })
 }
 
-fn merged(text: &str) -> Option<Value> {
-    let mut tree: Value = serde_yaml::from_str(text).ok()?;
-    // Not looked for in vain.
-    if text.contains("<<") {
-        tree.apply_merge().ok()?;
-    }
-    Some(tree)
+/// A text in parts: the items of its list of buckets, and what surrounds them.
+pub struct Split<'t> {
+    /// The text with one line in place of the items.
+    pub frame: String,
+    /// The lines before the first item.
+    pub lines_before: usize,
+    pub items: Vec<&'t str>,
+    /// The tree of the frame, with an empty list of buckets.
+    tree: Value,
 }
 
-/// What surrounds the items of the list of buckets, with `mark` as the only item, and their texts. `None`
-/// where the list is not in block style, where an alias or a directive may lead from one part into
-/// another, or where lines end as only YAML ends them.
-fn split<'t>(text: &'t str, mark: &str) -> Option<(String, Vec<&'t str>)> {
+/// Splits a text into the items of its list of buckets and the rest, where that can be done.
+pub fn split(text: &str) -> Option<Split<'_>> {
+    split_within(text, &Budget::of(text.len()))
+}
+
+fn split_within<'t>(text: &'t str, budget: &Budget) -> Option<Split<'t>> {
+    let mark = format!("{:x}", KEY.hash_one("an item"));
+    let (frame, lines_before, items) = cut(text, &mark)?;
+    let mut tree = tree::parse(&frame, budget).ok()?;
+    // The key may stand in a text or in a comment, or below another key.
+    let list = tree.get_mut("buckets")?.as_sequence_mut()?;
+    if !matches!(list.as_slice(), [Value::String(only)] if *only == mark) {
+        return None;
+    }
+    list.clear();
+    Some(Split { frame, lines_before, items, tree })
+}
+
+/// The text around the items of the list of buckets, with `mark` as the only item; the number of lines
+/// before it; and the texts of the items. `None` where the list is not
+/// in block style, where an alias or a directive may lead from one part into another, or where lines end as
+/// only YAML ends them.
+fn cut<'t>(text: &'t str, mark: &str) -> Option<(String, usize, Vec<&'t str>)> {
     const KEY: &str = "buckets:";
     let is_tied = text.contains('&') && text.contains('*') || text.starts_with('%') || text.contains("\n%");
     if is_tied || has_other_line_ends(text) {
@@ -178,7 +207,9 @@ fn split<'t>(text: &'t str, mark: &str) -> Option<(String, Vec<&'t str>)> {
     let ends = starts.iter().skip(1).copied().chain([end]);
     let items = starts.iter().zip(ends).map(|(start, end)| list.get(*start..end)).collect::<Option<_>>()?;
     let depth = indentation.unwrap_or_default();
-    Some((format!("{head}{first}\n{before}{:depth$}- \"{mark}\"\n{}", "", list.get(end..)?), items))
+    let above = format!("{head}{first}\n{before}");
+    let lines_before = above.bytes().filter(|byte| *byte == b'\n').count();
+    Some((format!("{above}{:depth$}- \"{mark}\"\n{}", "", list.get(end..)?), lines_before, items))
 }
 
 /// Whether lines end otherwise than with a line feed, which may follow a carriage return.
@@ -193,22 +224,6 @@ fn is_blank(line: &str) -> bool {
     content.is_empty() || content.starts_with('#')
 }
 
-/// The message without its position, which a problem states in its own way.
-fn without_position(error: &serde_yaml::Error) -> String {
-    let message = error.to_string();
-    // These quote a value, which may be a secret that was written without quotes.
-    if message.contains("invalid type") {
-        return "a number is too large; put the value in quotes".to_owned();
-    }
-    if message.contains("invalid value") {
-        return "a value does not fit its tag; leave the tag out".to_owned();
-    }
-    match message.find(" at line ") {
-        Some(position) => message[..position].to_owned(),
-        None => message,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -216,8 +231,9 @@ mod tests {
 
     /// Reads a text in parts and as a whole; where the first can be done, both must agree.
     fn agreed(text: &str) -> Option<usize> {
-        let apart = read_apart(text, |_| false)?;
-        let whole = merged(text).unwrap_or_else(|| panic!("valid in parts only:\n{text}"));
+        let budget = || Budget::of(text.len());
+        let apart = read_apart(text, |_| false, &budget(), &Deadline::none())?;
+        let whole = tree::parse(text, &budget()).unwrap_or_else(|_| panic!("valid in parts only:\n{text}"));
         let values = |document: Document<'_>| -> (Value, Vec<Value>) {
             let values = document.items.into_iter().map(|item| match item {
                 Item::Read { value, .. } => value,
@@ -277,7 +293,7 @@ mod tests {
     fn what_is_known_is_not_read() {
         let (known, new) = ("  - a: 1\n", "  - b: 2\n");
         let text = format!("buckets:\n{known}{new}");
-        let document = read(&text, |hash| hash == KEY.hash_one(known), &mut Problems::default());
+        let document = read(&text, |hash| hash == KEY.hash_one(known), &Deadline::none());
         let value = serde_yaml::from_str("b: 2").expect("valid");
         assert_eq!(
             document.expect("valid").items,

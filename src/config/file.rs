@@ -10,6 +10,7 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_yaml::Value;
 
+use super::redaction::SecretQuery;
 use crate::secret::Secret;
 pub use auth::{Auth, PathRule, SignedLinks};
 
@@ -235,7 +236,8 @@ impl Default for Key {
 #[serde(deny_unknown_fields, default)]
 pub struct Jwks {
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub url: Option<String>,
+    /// Shown without its query, in which some issuers want a key.
+    pub url: Option<SecretQuery>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,7 +1,7 @@
 //! What is in service already, and which buckets of a new file it is.
 
 use std::collections::{BTreeMap, HashMap};
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use serde_yaml::Value;
@@ -9,6 +9,7 @@ use serde_yaml::Value;
 use super::document::{self, Document, Item, KEY};
 use super::problem::{Place, Problems};
 use super::reference::{Position, References};
+use super::tree;
 use super::{Bucket, Config, Jwks};
 use crate::auth::verifier::Verifier;
 use crate::s3::identity::{self, Identity};
@@ -79,8 +80,13 @@ impl Known {
 
 /// A hash of what texts become when references are filled in; `None` where one of them cannot be.
 fn hash_of(texts: &[String], references: &mut References<'_>) -> Option<u64> {
-    let became: Result<Vec<String>, _> = texts.iter().map(|text| references.resolve(text, true)).collect();
-    Some(KEY.hash_one(became.ok()?))
+    let mut hasher = KEY.build_hasher();
+    for text in texts {
+        // Hold a single text at a time, and no more of it than a file of that length may bring.
+        let mut left = tree::text_limit(text.len());
+        references.resolve(text, true, &mut left).ok()?.hash(&mut hasher);
+    }
+    Some(hasher.finish())
 }
 
 /// An item of the list of buckets: first as a tree, then as typed.
@@ -111,6 +117,7 @@ pub fn fill(
     problems: &mut Problems,
 ) -> Filled {
     let Document { mut tree, items } = document;
+    let deadline = references.deadline().clone();
     references.fill(&mut tree, &Position::Root, problems);
     let jwt = Place::root().key("jwt");
     let jwt = KEY.hash_one((tree.get("jwt"), within(&references.written, &jwt).collect::<Vec<_>>()));
@@ -133,6 +140,12 @@ pub fn fill(
         let origin = became.map(|became| Origin { section: hash, references: texts, became, jwt });
         Section::Written(Box::new(Written { section, origin }))
     };
-    let buckets = items.into_iter().enumerate().map(&mut section).collect();
+    let mut buckets = Vec::with_capacity(items.len());
+    for item in items.into_iter().enumerate() {
+        if deadline.has_passed() {
+            break;
+        }
+        buckets.push(section(item));
+    }
     Filled { tree, jwt, buckets }
 }

@@ -10,12 +10,18 @@ mod document;
 mod file;
 mod known;
 mod limits;
+mod location;
+mod nesting;
 mod permissions;
+mod placeholder;
 pub mod problem;
 mod redaction;
 mod reference;
+mod sections;
 pub mod source;
 pub mod stages;
+mod syntax;
+mod tree;
 mod validate;
 
 use std::fmt;
@@ -41,7 +47,7 @@ use crate::routing::{Prefix, RouteTable};
 use crate::s3::sigv4::Signer;
 use crate::s3::{self, Endpoint};
 use crate::secret::Secret;
-use known::{Filled, Known, Origin, Section, Written};
+use known::{Filled, Known, Origin};
 pub use limits::Limits;
 use problem::{Place, Problems};
 use redaction::redacted;
@@ -210,7 +216,8 @@ pub struct External {
 /// Which certificates vouch for a server, DER-encoded; none means the usual roots.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Trust {
-    pub roots: Vec<Vec<u8>>,
+    /// The same copy for everything that names the same file.
+    pub roots: Arc<[Vec<u8>]>,
 }
 
 /// How long a part of a request may take.
@@ -365,9 +372,11 @@ fn parse(
     })?;
     let mut problems = Problems::default();
     let known = Known::new(predecessor);
+    let deadline = stages.deadline().clone();
+    references.within(text.len(), &deadline);
     let document = stages.time("parse", || {
         fault::point("parse");
-        document::read(text, |hash| known.knows(hash), &mut problems)
+        document::read(text, |hash| known.knows(hash), &deadline)
     })?;
     if document.tree.is_null() {
         return Err(Problems::one(
@@ -382,44 +391,13 @@ fn parse(
     });
     let valid = stages.time("validate", || {
         fault::point("validate");
-        let (file, buckets) = read_sections(tree, buckets, references, &mut problems);
+        let (file, buckets) = sections::read(tree, buckets, references, &mut problems);
         validate::validate(&file, own, buckets, jwt, &known, references, &mut problems)
     });
     match valid {
         Some(valid) if problems.is_empty() => Ok(valid),
+        // The problems of a run that was given up are thrown away.
+        _ if deadline.has_passed() => Err(problems),
         _ => Err(problems.located_in(text)),
     }
-}
-
-fn read_sections(
-    tree: Value,
-    buckets: Vec<Section<Value>>,
-    references: &References<'_>,
-    problems: &mut Problems,
-) -> (file::File, Vec<Section<file::Bucket>>) {
-    let written = &references.written;
-    let root = Place::root();
-    let sections: file::Sections = decode::section(tree, &root, written, problems);
-    let list = root.key("buckets");
-    if sections.buckets.is_none() && !problems.any_at(&list) && !problems.is_at(&root) {
-        problems.push(list.clone(), "is missing; list the buckets, or write `buckets: []` for none");
-    }
-    let file = file::File {
-        server: decode::section(sections.server, &root.key("server"), written, problems),
-        admin: decode::section(sections.admin, &root.key("admin"), written, problems),
-        reload: decode::section(sections.reload, &root.key("reload"), written, problems),
-        log: decode::section(sections.log, &root.key("log"), written, problems),
-        limits: decode::section(sections.limits, &root.key("limits"), written, problems),
-        jwt: sections.jwt.map(|jwt| decode::section(jwt, &root.key("jwt"), written, problems)),
-    };
-    let mut typed = |(index, bucket)| match bucket {
-        Section::InService(bucket) => Section::InService(bucket),
-        Section::Written(tree) => {
-            let Written { section, origin } = *tree;
-            let section = decode::section(section, &list.index(index), written, problems);
-            Section::Written(Box::new(Written { section, origin }))
-        }
-    };
-    let buckets = buckets.into_iter().enumerate().map(&mut typed).collect();
-    (file, buckets)
 }

@@ -24,9 +24,9 @@ impl Permissions {
         Some(Self { mode, holds_secret: true })
     }
 
-    /// What is wrong with them, and how to mend it.
-    pub fn complaints(self, path: &Path) -> impl Iterator<Item = String> {
-        let (path, mode) = (path.display().to_string(), self.mode & 0o7777);
+    /// The complaints about them, each with its remedy; `path` is the file's, as it may be shown.
+    pub fn complaints(self, path: &str) -> impl Iterator<Item = String> + use<> {
+        let mode = self.mode & 0o7777;
         let is_exposed = self.holds_secret && mode & OTHERS_READ != 0;
         let is_open = mode & GROUP_OR_OTHERS_WRITE != 0;
         let exposed = is_exposed.then(|| {
@@ -58,7 +58,7 @@ mod tests {
             (0o100_666, true, 2),
         ] {
             let permissions = Permissions { mode, holds_secret };
-            assert_eq!(permissions.complaints(Path::new("x")).count(), complaints, "{mode:o} {holds_secret}");
+            assert_eq!(permissions.complaints("x").count(), complaints, "{mode:o} {holds_secret}");
         }
     }
 }

@@ -1,11 +1,11 @@
 //! What is wrong with a configuration: where, what, and how to mend it; and how a list of such
 //! problems prints. The same text goes to the terminal, the log and the answer of a reload.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_yaml::Value;
+use super::location;
 
 /// A place in the file: the keys and indices that lead to it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -81,27 +81,58 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Everything that is wrong with one file, in the order of the file where that is known.
+/// Everything that is wrong with one file, in the order of the file where that is known. Of many problems
+/// the first [`MAX_LISTED`] are listed, and the others are counted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Problems {
     list: Vec<Problem>,
     places: BTreeSet<Place>,
+    /// The number of problems that are not listed.
+    more: usize,
 }
 
-/// How many problems get their line looked up: each look-up parses the file once more.
-const LINES_LOOKED_UP: usize = 20;
+/// The most problems that a terminal, a log or an answer is filled with.
+const MAX_LISTED: usize = 100;
+
+/// The most places that are remembered, so that one mistake is told once.
+const MAX_PLACES: usize = 10_000;
+
+/// The most characters of a value or a message that are shown.
+const MAX_SHOWN: usize = 200;
+const MAX_MESSAGE: usize = 2_000;
+
+/// The beginning of a text that may be of any length.
+pub fn shown(text: &str) -> Cow<'_, str> {
+    cut(text, MAX_SHOWN)
+}
+
+fn cut(text: &str, most: usize) -> Cow<'_, str> {
+    match text.char_indices().nth(most) {
+        Some((end, _)) => Cow::Owned(format!("{}…", text.get(..end).unwrap_or_default())),
+        None => Cow::Borrowed(text),
+    }
+}
 
 impl Problems {
     pub fn one(place: Place, line: Option<usize>, message: impl Into<String>) -> Self {
         let places = BTreeSet::from([place.clone()]);
-        Self { list: vec![Problem { place, line, message: message.into() }], places }
+        Self { list: vec![Problem { place, line, message: message.into() }], places, more: 0 }
     }
 
     /// Adds a problem, unless something is wrong at the very place already: what follows from one
     /// mistake is no second one.
     pub fn push(&mut self, place: Place, message: impl Into<String>) {
-        if self.places.insert(place.clone()) {
-            self.list.push(Problem { place, line: None, message: message.into() });
+        if self.places.contains(&place) {
+            return;
+        }
+        if self.places.len() < MAX_PLACES {
+            self.places.insert(place.clone());
+        }
+        if self.list.len() < MAX_LISTED {
+            let message = cut(&message.into(), MAX_MESSAGE).into_owned();
+            self.list.push(Problem { place, line: None, message });
+        } else {
+            self.more += 1;
         }
     }
 
@@ -110,9 +141,10 @@ impl Problems {
     }
 
     pub fn count(&self) -> usize {
-        self.list.len()
+        self.list.len() + self.more
     }
 
+    /// The listed ones.
     pub fn iter(&self) -> impl Iterator<Item = &Problem> {
         self.list.iter()
     }
@@ -136,23 +168,25 @@ impl Problems {
 
     /// Adds the lines and sorts by them.
     pub fn located_in(mut self, text: &str) -> Self {
-        for problem in self.list.iter_mut().take(LINES_LOOKED_UP) {
-            if problem.line.is_none() {
-                problem.line = line_of(text, problem.place.steps());
-            }
-        }
+        location::locate(&mut self.list, text);
         self.list.sort_by_key(|problem| problem.line.unwrap_or(usize::MAX));
         self
     }
 
     /// The messages alone, for the one-line `error` of an answer.
     pub fn summary(&self) -> String {
-        self.list.iter().map(|problem| problem.message.as_str()).collect::<Vec<_>>().join("; ")
+        let messages = self.list.iter().map(|problem| problem.message.clone());
+        messages.chain(self.others()).collect::<Vec<_>>().join("; ")
     }
 
     /// Each problem as it prints.
     pub fn lines(&self) -> impl Iterator<Item = String> {
-        self.list.iter().map(Problem::to_string)
+        self.list.iter().map(Problem::to_string).chain(self.others())
+    }
+
+    /// A line for the problems that are not listed.
+    fn others(&self) -> Option<String> {
+        (self.more > 0).then(|| format!("and {} more; mend these first", self.more))
     }
 }
 
@@ -162,7 +196,7 @@ impl fmt::Display for Problems {
         for line in self.lines() {
             writeln!(f, "{line}")?;
         }
-        match self.list.len() {
+        match self.count() {
             1 => f.write_str("1 problem"),
             count => write!(f, "{count} problems"),
         }
@@ -171,81 +205,20 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-/// The line of the value at a place, or of the nearest place above it that the file has.
-///
-/// `serde_yaml` tells the position of errors only. So the file is read once more, straight to the
-/// place, where an error is raised.
-fn line_of(text: &str, steps: &[Step]) -> Option<usize> {
-    (1..=steps.len()).rev().find_map(|depth| {
-        let error = Seek(steps.get(..depth)?).deserialize(serde_yaml::Deserializer::from_str(text)).err()?;
-        Some(error.location()?.line())
-    })
-}
-
-/// Follows the steps and fails where they end; succeeds where the file has no such place.
-struct Seek<'a>(&'a [Step]);
-
-impl<'de> DeserializeSeed<'de> for Seek<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Seek<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the place that was looked for")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let [step, rest @ ..] = self.0 else { return Err(A::Error::custom("found")) };
-        while let Some(key) = map.next_key::<Value>()? {
-            match step {
-                Step::Key(wanted) if key.as_str() == Some(wanted) => map.next_value_seed(Seek(rest))?,
-                _ => {
-                    map.next_value::<IgnoredAny>()?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        let [step, rest @ ..] = self.0 else { return Err(A::Error::custom("found")) };
-        let mut index = 0;
-        loop {
-            let found = match step {
-                Step::Index(wanted) if index == *wanted => seq.next_element_seed(Seek(rest))?.is_some(),
-                _ => seq.next_element::<IgnoredAny>()?.is_some(),
-            };
-            if !found {
-                return Ok(());
-            }
-            index += 1;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_line_of_a_place_is_found() {
-        let text =
-            "a: 1\nb:\n  - x: 1\n    y:\n      z: text\n  - {x: 2,\n     y: null}\n\"c d\": [1,\n 2]\n";
-        let line = |place: &Place| line_of(text, place.steps());
-        let root = Place::root();
-        assert_eq!(line(&root.key("a")), Some(1));
-        assert_eq!(line(&root.key("b").index(0).key("x")), Some(3));
-        assert_eq!(line(&root.key("b").index(0).key("y").key("z")), Some(5));
-        assert_eq!(line(&root.key("b").index(1).key("y")), Some(7));
-        assert_eq!(line(&root.key("c d").index(1)), Some(9));
-        assert_eq!(line(&root.key("b").index(1).key("missing")), Some(6), "the nearest place above");
-        assert_eq!(line(&root.key("missing")), None);
+    fn of_many_problems_the_first_are_listed_and_the_others_counted() {
+        let mut problems = Problems::default();
+        for index in 0..30_000 {
+            problems.push(Place::root().key("list").index(index), "x".repeat(5_000));
+        }
+        assert_eq!((problems.count(), problems.lines().count()), (30_000, MAX_LISTED + 1));
+        let printed = problems.to_string();
+        assert!(printed.ends_with("and 29900 more; mend these first\n30000 problems"), "{printed:.200}");
+        assert!(printed.len() < 300_000 && problems.summary().len() < 300_000);
     }
 
     #[test]

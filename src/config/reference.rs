@@ -12,6 +12,8 @@ use thiserror::Error;
 use super::permissions::Permissions;
 use super::problem::{Place, Problems, Step, is_plain};
 use super::source;
+use super::tree;
+use crate::deadline::Deadline;
 
 #[derive(Debug, PartialEq, Eq, Error)]
 pub enum Unresolved {
@@ -32,6 +34,10 @@ pub enum Unresolved {
     NotUtf8(String),
     #[error("`${{file:{path}}}`: {why}")]
     File { path: String, why: String },
+    #[error(
+        "with this reference, more than {0} bytes are filled in for this file; refer to smaller files, or to large ones less often"
+    )]
+    TooMuch(usize),
 }
 
 /// Fills in references and remembers what it did.
@@ -47,6 +53,12 @@ pub struct References<'a> {
     /// The text, as written, of every value that held a reference. What such a value became may be a
     /// secret, so messages show this instead.
     pub written: BTreeMap<Place, String>,
+    /// The paths that were filled in, as they are written.
+    shown: BTreeMap<PathBuf, String>,
+    /// The most bytes that may be filled in, and how many of them are left.
+    limit: usize,
+    left: usize,
+    deadline: Deadline,
 }
 
 /// Where the walk through a tree is; a [`Place`] that costs nothing until it is asked for.
@@ -73,7 +85,31 @@ impl<'a> References<'a> {
 
     /// References into files that were read at another time.
     pub fn recorded(directory: &'a Path, files: BTreeMap<PathBuf, Option<Vec<u8>>>) -> Self {
-        Self { directory, files, permissions: BTreeMap::new(), is_complete: true, written: BTreeMap::new() }
+        let limit = tree::text_limit(0);
+        Self {
+            directory,
+            files,
+            permissions: BTreeMap::new(),
+            is_complete: true,
+            written: BTreeMap::new(),
+            shown: BTreeMap::new(),
+            limit,
+            left: limit,
+            deadline: Deadline::none(),
+        }
+    }
+
+    /// References in a file of this many bytes, which are filled in until a deadline. What they bring is
+    /// bounded, because a large file can be named again and again.
+    pub fn within(&mut self, bytes: usize, deadline: &Deadline) {
+        self.limit = tree::text_limit(bytes);
+        self.left = self.limit;
+        self.deadline = deadline.clone();
+    }
+
+    /// The deadline, for every loop over what the file holds.
+    pub fn deadline(&self) -> &Deadline {
+        &self.deadline
     }
 
     /// Whether everything comes from another time and the disk is left alone.
@@ -86,7 +122,9 @@ impl<'a> References<'a> {
         match value {
             Value::String(text) if text.contains('$') => {
                 let place = position.place();
-                let filled = self.resolve(text, takes_claims(&place));
+                let mut left = self.left;
+                let filled = self.resolve(text, takes_claims(&place), &mut left);
+                self.left = left;
                 let is_as_written = filled.as_ref().is_ok_and(|filled| filled == text);
                 if text.contains("${") && !is_as_written {
                     self.written.insert(place.clone(), text.clone());
@@ -98,6 +136,9 @@ impl<'a> References<'a> {
             }
             Value::Sequence(items) => {
                 for (index, item) in items.iter_mut().enumerate() {
+                    if self.deadline.has_passed() {
+                        return;
+                    }
                     self.fill(item, &Position::Index(position, index), problems);
                 }
             }
@@ -131,7 +172,13 @@ impl<'a> References<'a> {
     }
 
     /// A text with its references filled in; those to claims stay, where they may stand.
-    pub fn resolve(&mut self, text: &str, takes_claims: bool) -> Result<String, Unresolved> {
+    /// What is filled in is taken from `left`.
+    pub fn resolve(
+        &mut self,
+        text: &str,
+        takes_claims: bool,
+        left: &mut usize,
+    ) -> Result<String, Unresolved> {
         let mut filled = String::with_capacity(text.len());
         let mut rest = text;
         while let Some(position) = rest.find('$') {
@@ -143,7 +190,9 @@ impl<'a> References<'a> {
             } else if let Some(after) = rest.strip_prefix('{') {
                 let (inner, after) = after.split_once('}').ok_or(Unresolved::Unclosed)?;
                 if !inner.starts_with("claim.") {
-                    filled.push_str(&self.look_up(inner)?);
+                    let found = self.look_up(inner)?;
+                    *left = left.checked_sub(found.len()).ok_or(Unresolved::TooMuch(self.limit))?;
+                    filled.push_str(&found);
                 } else if takes_claims {
                     filled.extend(["${", inner, "}"]);
                 } else {
@@ -186,32 +235,51 @@ impl<'a> References<'a> {
         let text = self
             .file(Path::new(path))
             .and_then(|bytes| {
-                String::from_utf8(bytes).map_err(|_| "the file is not UTF-8; give a text".to_owned())
+                std::str::from_utf8(bytes).map_err(|_| "the file is not UTF-8; give a text".to_owned())
             })
             .map_err(|why| Unresolved::File { path: path.to_owned(), why })?;
+        let holds_secret = !is_public_key(text);
+        let line = text.strip_suffix('\n').map_or(text, |line| line.strip_suffix('\r').unwrap_or(line));
+        let line = line.to_owned();
         if let Some(permissions) = self.permissions.get_mut(Path::new(path)) {
-            permissions.holds_secret |= !is_public_key(&text);
+            permissions.holds_secret |= holds_secret;
         }
-        let line =
-            text.strip_suffix('\n').map_or(text.as_str(), |line| line.strip_suffix('\r').unwrap_or(line));
-        Ok(line.to_owned())
+        Ok(line)
     }
 
-    /// The content of a file that the configuration names, read once however often it is named.
-    pub fn file(&mut self, path: &Path) -> Result<Vec<u8>, String> {
+    /// The content of a file that the configuration names at a place.
+    pub fn file_at(&mut self, path: &str, place: &Place) -> Result<&[u8], String> {
+        if let Some(written) = self.written.get(place) {
+            self.shown.insert(path.into(), written.clone());
+        }
+        self.file(Path::new(path))
+    }
+
+    /// A path as it may be shown: as it is written, where it was filled in.
+    pub fn shown(&self, path: &Path) -> String {
+        self.shown.get(path).cloned().unwrap_or_else(|| path.display().to_string())
+    }
+
+    /// The content of a file, read once however often it is named.
+    fn file(&mut self, path: &Path) -> Result<&[u8], String> {
+        if !self.files.contains_key(path) {
+            if self.is_complete {
+                return Err("was not recorded".to_owned());
+            }
+            let found = source::read(&self.directory.join(path), source::MAX_REFERENCED_BYTES);
+            if let Ok(found) = &found {
+                let permissions = Permissions { mode: found.mode, holds_secret: false };
+                self.permissions.insert(path.to_owned(), permissions);
+            }
+            let bytes = found.map(|found| found.bytes).map_err(|why| why.to_string());
+            self.files.insert(path.to_owned(), bytes.as_ref().ok().cloned());
+            bytes?;
+        }
         match self.files.get(path) {
-            Some(Some(bytes)) => return Ok(bytes.clone()),
-            _ if self.is_complete => return Err("was not recorded".to_owned()),
-            _ => {}
+            Some(Some(bytes)) => Ok(bytes),
+            _ if self.is_complete => Err("was not recorded".to_owned()),
+            _ => Err("could not be read".to_owned()),
         }
-        let found = source::read(&self.directory.join(path), source::MAX_REFERENCED_BYTES);
-        if let Ok(found) = &found {
-            let permissions = Permissions { mode: found.mode, holds_secret: false };
-            self.permissions.insert(path.to_owned(), permissions);
-        }
-        let bytes = found.map(|found| found.bytes).map_err(|why| why.to_string());
-        self.files.insert(path.to_owned(), bytes.as_ref().ok().cloned());
-        bytes
     }
 }
 

@@ -61,8 +61,8 @@ impl Host {
 pub enum InvalidEndpoint {
     #[error("is not an absolute URL; write it as `https://host` or `http://host:port`")]
     NotAUrl,
-    #[error("has the scheme `{0}`; use `http` or `https`")]
-    Scheme(String),
+    #[error("has an unknown scheme; use `http` or `https`")]
+    Scheme,
     #[error("holds a user name or a password; give the credentials as `access_key` and `secret_key`")]
     UserInfo,
     #[error("holds a path or a query; an endpoint is scheme, host and port only")]
@@ -87,7 +87,7 @@ impl Endpoint {
         let scheme = match scheme.to_ascii_lowercase().as_str() {
             "http" => Scheme::Http,
             "https" => Scheme::Https,
-            other => return Err(InvalidEndpoint::Scheme(other.to_owned())),
+            _ => return Err(InvalidEndpoint::Scheme),
         };
         if rest.contains('@') {
             return Err(InvalidEndpoint::UserInfo);
@@ -167,6 +167,10 @@ pub enum InvalidBucket {
     Name,
     #[error("cannot be part of the host name of an IP address; set `addressing: path`")]
     VirtualAddress,
+    #[error(
+        "cannot begin a host name, because a part of it begins or ends with `-` or the name is too long; set `addressing: path`"
+    )]
+    Label,
 }
 
 /// Most paths of objects are shorter.
@@ -188,6 +192,9 @@ impl Bucket {
         }
         let (host, path) = match (addressing, endpoint.host) {
             (Addressing::Path, host) => (host, format!("/{name}/")),
+            (Addressing::Virtual, Host::Name(host)) if !is_host_name(&format!("{name}.{host}")) => {
+                return Err(InvalidBucket::Label);
+            }
             (Addressing::Virtual, Host::Name(host)) => (Host::Name(format!("{name}.{host}")), "/".to_owned()),
             (Addressing::Virtual, Host::Address(_)) => return Err(InvalidBucket::VirtualAddress),
         };
@@ -226,6 +233,11 @@ fn is_bucket_name(name: &str) -> bool {
         && !name.contains("..")
 }
 
+/// Whether a certificate can be checked for a name (RFC 5890, section 2.3.1, and underscores).
+fn is_host_name(name: &str) -> bool {
+    name.len() <= 253 && name.split('.').all(|label| !label.starts_with('-') && !label.ends_with('-'))
+}
+
 /// Whether a text can be a region: it becomes a part of the credential scope and of host names.
 pub fn is_region(text: &str) -> bool {
     (1..=63).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
@@ -253,7 +265,7 @@ mod tests {
         }
         for (text, why) in [
             ("minio:9000", InvalidEndpoint::NotAUrl),
-            ("ftp://a", InvalidEndpoint::Scheme("ftp".into())),
+            ("ftp://a", InvalidEndpoint::Scheme),
             ("http://u:p@a", InvalidEndpoint::UserInfo),
             ("http://a/b", InvalidEndpoint::Path),
             ("http://a?b", InvalidEndpoint::Path),

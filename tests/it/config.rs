@@ -80,8 +80,8 @@ fn what_is_no_readable_text_is_refused_and_named() {
         ("comment", "the file is empty"),
         ("latin1", "line 2: the file is not UTF-8"),
         ("nul", "line 1: the file is not YAML"),
-        ("bomb", "the file is not YAML"),
-        ("deep", "the file is not YAML"),
+        ("bomb", "the file is too large: its aliases repeat more than"),
+        ("deep", "line 1: the file is not YAML: brackets are nested deeper than 128 levels"),
         ("huge", "is larger than 134217728 bytes"),
     ] {
         let output = run(&["--validate", "--config", &at(name)]);

@@ -11,6 +11,8 @@
 mod harness;
 
 mod config; //    what the validator says
+mod config_limits; //  … of files of any shape, in bounded time and memory
+mod config_secrets; // … and shows no secret
 mod objects; //   reading objects
 mod tokens; //    who may read
 mod rules; //     … which part of a bucket, from where

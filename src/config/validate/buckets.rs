@@ -1,24 +1,26 @@
 //! The `buckets` list.
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::Arc;
 
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
-use super::Validator;
 use super::credentials::Identities;
 use super::jwt::Jwt;
+use super::{Roots, Validator};
 use crate::config::known::{Known, Section};
-use crate::config::problem::Place;
+use crate::config::problem::{Place, shown};
 use crate::config::redaction::{conceal, holds_secret};
 use crate::config::reference::Position;
 use crate::config::{Bucket, Timeouts, Trust, file};
 use crate::routing::Prefix;
 use crate::s3::sigv4::Signer;
 use crate::s3::{self, Addressing, Endpoint, InvalidBucket, Scheme};
+
+/// The most buckets that a message names.
+const MAX_NAMES: usize = 10;
 
 impl Validator<'_, '_> {
     pub fn buckets(
@@ -33,6 +35,9 @@ impl Validator<'_, '_> {
         let mut names: HashMap<Arc<str>, usize> = HashMap::with_capacity(buckets.len());
         let mut identities = Identities { by_source: known.identities.clone(), by_keys: HashMap::new() };
         for (index, bucket) in buckets.into_iter().enumerate() {
+            if self.references.deadline().has_passed() {
+                break;
+            }
             let place = place.index(index);
             let (mut bucket, origin) = match bucket {
                 Section::InService(bucket) => {
@@ -43,7 +48,7 @@ impl Validator<'_, '_> {
                 }
                 Section::Written(written) => (written.section, written.origin),
             };
-            let warned = self.warnings.len();
+            let warned = self.warned;
             let name = self.name(bucket.name.as_ref(), &place, &mut names, index);
             let prefix = self.prefix(bucket.path_prefix.as_ref(), &place.key("path_prefix"));
             if let Some(prefix) = &prefix {
@@ -72,10 +77,8 @@ impl Validator<'_, '_> {
                 // A warning names the place, and a file or the environment may have other contents next time.
                 let has_credentials = has_own_keys || signer.identity().source().is_some();
                 let has_same_keys = jwt.is_none_or(|jwt| jwt.files.is_none());
-                let is_told = self.warnings.len() == warned
-                    && trust.roots.is_empty()
-                    && has_credentials
-                    && has_same_keys;
+                let is_told =
+                    self.warned == warned && trust.roots.is_empty() && has_credentials && has_same_keys;
                 let origin = origin.filter(|_| is_told);
                 valid.push(Arc::new(Bucket {
                     name,
@@ -92,22 +95,33 @@ impl Validator<'_, '_> {
                 }));
             }
         }
+        self.unique_prefixes(prefixes, place);
+        valid
+    }
+
+    fn unique_prefixes(&mut self, mut prefixes: Vec<(Prefix, usize, Arc<str>)>, place: &Place) {
         prefixes.sort();
         for holders in prefixes.chunk_by(|one, next| one.0 == next.0) {
             if let [_, .., (prefix, last, _)] = holders {
-                let names: Vec<&str> = holders.iter().map(|(.., name)| &**name).collect();
+                let names: Vec<&str> = holders.iter().map(|(.., name)| &**name).take(MAX_NAMES).collect();
+                let others = match holders.len() - names.len() {
+                    0 => String::new(),
+                    more => format!(" and {more} more"),
+                };
                 let place = place.index(*last).key("path_prefix");
                 let prefix = match self.references.written.get(&place) {
                     Some(written) => written.clone(),
                     None => prefix.to_string(),
                 };
                 // The wording of this one is fixed by the documentation.
-                let message =
-                    format!("Duplicate path_prefix '{prefix}' found in buckets: {}", names.join(", "));
+                let message = format!(
+                    "Duplicate path_prefix '{}' found in buckets: {}{others}",
+                    shown(&prefix),
+                    names.join(", ")
+                );
                 self.problems.push(place, message);
             }
         }
-        valid
     }
 
     fn name(
@@ -156,6 +170,15 @@ impl Validator<'_, '_> {
         let text = self.required(prefix, place, "write it as `/name`")?;
         match Prefix::parse(text) {
             Ok(prefix) => Some(prefix),
+            // This message quotes a character of the value.
+            Err(_) if self.references.written.contains_key(place) => {
+                self.refuse(
+                    place,
+                    text,
+                    "is not a path prefix; use `/` and letters, digits, `-`, `.`, `_` and `~`",
+                );
+                None
+            }
             Err(why) => {
                 self.refuse(place, text, why);
                 None
@@ -186,7 +209,7 @@ impl Validator<'_, '_> {
         };
         let store = match s3::Bucket::new(name?, endpoint?, addressing) {
             Ok(store) => Some(store),
-            Err(why @ InvalidBucket::Name) => {
+            Err(why @ (InvalidBucket::Name | InvalidBucket::Label)) => {
                 self.refuse(&place.key("bucket"), name?, why);
                 None
             }
@@ -224,7 +247,8 @@ impl Validator<'_, '_> {
     fn endpoint(&mut self, text: &str, place: &Place) -> Option<Endpoint> {
         match Endpoint::parse(text) {
             Ok(endpoint) => Some(endpoint),
-            Err(why @ s3::InvalidEndpoint::UserInfo) => {
+            // A user, a query or a fragment may hold a secret.
+            Err(why) if text.contains(['@', '?', '#']) => {
                 self.problems.push(place.clone(), format!("the endpoint {why}"));
                 None
             }
@@ -267,31 +291,36 @@ impl Validator<'_, '_> {
     ) -> Option<Trust> {
         let Some(path) = ca_file else { return Some(Trust::default()) };
         if endpoint.is_some_and(|endpoint| endpoint.scheme == Scheme::Http) {
-            self.warnings.push(format!("{place}: is not used, because the endpoint is http"));
+            self.warn(format!("{place}: is not used, because the endpoint is http"));
         }
         Some(Trust { roots: self.certificates(path, place)? })
     }
 
-    /// Roots in PEM, from a file that the configuration names; DER-encoded.
-    pub fn certificates(&mut self, path: &str, place: &Place) -> Option<Vec<Vec<u8>>> {
-        let pem = match self.references.file(Path::new(path)) {
-            Ok(pem) => pem,
-            Err(why) => {
-                self.refuse(place, path, format!("cannot be read: {why}"));
-                return None;
-            }
-        };
-        let certificates: Result<Vec<CertificateDer<'_>>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-        let roots = certificates.unwrap_or_default();
-        let usable = |certificate: &CertificateDer<'_>| {
-            // Both parsers will see it when a connection is made; the second one must not fail there.
-            RootCertStore::empty().add(certificate.clone()).is_ok()
-                && x509_parser::parse_x509_certificate(certificate).is_ok()
-        };
-        if roots.is_empty() || !roots.iter().all(usable) {
-            self.refuse(place, path, "holds no usable certificates; give a bundle in PEM");
-            return None;
-        }
-        Some(roots.into_iter().map(|certificate| certificate.to_vec()).collect())
+    /// Roots in PEM, from a file that the configuration names; DER-encoded, and read once.
+    pub fn certificates(&mut self, path: &str, place: &Place) -> Option<Roots> {
+        let known = self.certificates.get(path).cloned();
+        let roots = known.unwrap_or_else(|| {
+            let roots = self.references.file_at(path, place).map_err(|why| format!("cannot be read: {why}"));
+            let roots = roots.and_then(|pem| {
+                usable_roots(pem)
+                    .ok_or_else(|| "holds no usable certificates; give a bundle in PEM".to_owned())
+            });
+            self.certificates.insert(path.to_owned(), roots.clone());
+            roots
+        });
+        roots.map_err(|why| self.refuse(place, path, why)).ok()
     }
+}
+
+/// The certificates of a bundle, if all of them can be used.
+fn usable_roots(pem: &[u8]) -> Option<Roots> {
+    let certificates: Result<Vec<CertificateDer<'_>>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    let roots = certificates.ok()?;
+    let usable = |certificate: &CertificateDer<'_>| {
+        // Both parsers will see it when a connection is made; the second one must not fail there.
+        RootCertStore::empty().add(certificate.clone()).is_ok()
+            && x509_parser::parse_x509_certificate(certificate).is_ok()
+    };
+    let are_usable = !roots.is_empty() && roots.iter().all(usable);
+    are_usable.then(|| roots.into_iter().map(|certificate| certificate.to_vec()).collect())
 }

@@ -73,7 +73,7 @@ impl Validator<'_, '_> {
                 }
                 (None, _) => {
                     if written.is_none() {
-                        self.warnings.push(format!(
+                        self.warn(format!(
                             "{place}: there are no keys here or in the environment, so they will be looked for where AWS's own programs look; write `credentials: {{ source: default }}` if that is meant"
                         ));
                     }
@@ -249,6 +249,7 @@ impl Validator<'_, '_> {
             ("secret_key", &s3.secret_key),
             ("session_token", &s3.session_token),
         ] {
+            self.refuse_placeholder(secret.as_ref(), &place.key(key));
             if secret.as_ref().is_some_and(|secret| !identity::is_printable(secret)) {
                 self.problems.push(
                     place.key(key),

@@ -13,6 +13,10 @@ use crate::config::known::Known;
 use crate::config::problem::Place;
 use crate::config::{Jwks, MintingKey, file};
 
+/// The most places where a token may be, and the most conditions in one list.
+const MAX_SOURCES: usize = 16;
+const MAX_CONDITIONS: usize = 32;
+
 /// The `jwt` block, understood.
 #[derive(Default)]
 pub struct Jwt {
@@ -40,7 +44,7 @@ impl Jwt {
 impl Validator<'_, '_> {
     pub fn jwt(&mut self, jwt: &file::Jwt, hash: u64, known: &Known, place: &Place) -> Jwt {
         if !jwt.enabled {
-            self.warnings.push(format!(
+            self.warn(format!(
                 "{}: false turns enforcement off: every bucket is public and the /admin endpoints answer 403",
                 place.key("enabled")
             ));
@@ -60,6 +64,9 @@ impl Validator<'_, '_> {
             self.problems.push(place.clone(), "is empty; leave the key out for `bearer`");
         }
         let mut valid = Vec::new();
+        if !self.is_short(sources, MAX_SOURCES, place) {
+            return valid;
+        }
         for (index, source) in sources.iter().enumerate() {
             let place = place.index(index);
             if self.problems.any_at(&place) {
@@ -114,6 +121,9 @@ impl Validator<'_, '_> {
 
     pub fn conditions(&mut self, claims: &[file::Claim], place: &Place) -> Vec<Condition> {
         let mut conditions = Vec::new();
+        if !self.is_short(claims, MAX_CONDITIONS, place) {
+            return conditions;
+        }
         for (index, claim) in claims.iter().enumerate() {
             let place = place.index(index);
             if self.problems.any_at(&place) {

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::hash::BuildHasher;
 use std::net::IpAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -22,6 +21,11 @@ use crate::config::problem::Place;
 use crate::config::{Jwks, MintingKey, Trust, Url, file};
 use crate::secret::Secret;
 
+/// The most keys, sets of keys and audiences in one list, and the longest issuer and audience.
+const MAX_KEYS: usize = 100;
+const MAX_AUDIENCES: usize = 64;
+const MAX_NAME_BYTES: usize = 1024;
+
 /// A key as it is written, in the block itself or in its list.
 struct Written<'f> {
     algorithm: &'f str,
@@ -36,8 +40,8 @@ struct Found {
     minting: Vec<MintingKey>,
     published: Vec<PublishedKeys>,
     jwks: Vec<Arc<Jwks>>,
-    /// The contents of the files that were read.
-    files: Vec<Vec<u8>>,
+    /// Hashes of the contents of the files that were read.
+    files: Vec<u64>,
 }
 
 impl Validator<'_, '_> {
@@ -82,6 +86,9 @@ impl Validator<'_, '_> {
     }
 
     fn listed_keys(&mut self, keys: &[file::Key], default: &Expectations, found: &mut Found, place: &Place) {
+        if !self.is_short(keys, MAX_KEYS, place) {
+            return;
+        }
         let mut ids: HashMap<&str, usize> = HashMap::new();
         for (index, key) in keys.iter().enumerate() {
             let place = place.index(index);
@@ -107,7 +114,7 @@ impl Validator<'_, '_> {
             };
             let has_passed = not_after.is_some_and(|not_after| not_after <= self.now);
             if has_passed {
-                self.warnings.push(format!(
+                self.warn(format!(
                     "{}: has passed, so this key verifies nothing; remove the key",
                     place.key("not_after")
                 ));
@@ -137,6 +144,7 @@ impl Validator<'_, '_> {
             let message = format!("is not used with {algorithm}; give `{used}` instead");
             self.problems.push(place.key(unused), message);
         }
+        self.refuse_placeholder(written.secret, &place.key("secret"));
         let key = match (written.secret, written.public_key) {
             (Some(secret), _) if algorithm.is_symmetric() => Key::from_secret(algorithm, secret),
             (_, Some(pem)) if !algorithm.is_symmetric() => Key::from_pem(algorithm, pem),
@@ -177,6 +185,21 @@ impl Validator<'_, '_> {
                 self.problems.push(place.key(field), "is empty; leave the key out to accept any");
             }
         }
+        let texts = || issuer.into_iter().chain(audience.into_iter().flatten());
+        for (field, is_long) in [
+            ("issuer", issuer.is_some_and(|text| text.len() > MAX_NAME_BYTES)),
+            ("audience", audience.into_iter().flatten().any(|text| text.len() > MAX_NAME_BYTES)),
+        ] {
+            if is_long {
+                let why = format!("holds more than {MAX_NAME_BYTES} bytes; use a shorter name");
+                self.problems.push(place.key(field), why);
+            }
+        }
+        let is_short =
+            audience.is_none_or(|audience| self.is_short(audience, MAX_AUDIENCES, &place.key("audience")));
+        if !is_short || texts().any(|text| text.len() > MAX_NAME_BYTES) {
+            return Expectations::default();
+        }
         Expectations {
             issuer: issuer.or(default.issuer.as_ref()).cloned(),
             audience: audience.unwrap_or(&default.audience).clone(),
@@ -201,6 +224,9 @@ impl Validator<'_, '_> {
         found: &mut Found,
         place: &Place,
     ) {
+        if !self.is_short(entries, MAX_KEYS, place) {
+            return;
+        }
         for (index, entry) in entries.iter().enumerate() {
             let place = place.index(index);
             if self.problems.any_at(&place) {
@@ -228,7 +254,8 @@ impl Validator<'_, '_> {
                 }
                 (Some(url), None) => {
                     let trust = self.trusted(entry.ca_file.as_ref(), found, &place.key("ca_file"));
-                    let (Some(url), Some(trust)) = (self.key_url(url, &place.key("url")), trust) else {
+                    let (Some(url), Some(trust)) = (self.key_url(url.expose(), &place.key("url")), trust)
+                    else {
                         continue;
                     };
                     if found.jwks.iter().any(|other| other.url == url && other.trust == trust) {
@@ -246,18 +273,16 @@ impl Validator<'_, '_> {
     }
 
     fn key_file(&mut self, path: &str, found: &mut Found, place: &Place) -> Vec<Key> {
-        let document = match self.references.file(Path::new(path)) {
-            Ok(document) => document,
-            Err(why) => {
-                self.refuse(place, path, format!("cannot be read: {why}"));
-                return Vec::new();
+        let parsed = match self.references.file_at(path, place) {
+            Ok(document) => {
+                found.files.push(KEY.hash_one(document));
+                key_set::parse(document).map_err(|why| why.to_string())
             }
+            Err(why) => Err(format!("cannot be read: {why}")),
         };
-        let parsed = key_set::parse(&document);
-        found.files.push(document);
         match parsed {
             Ok((keys, skipped)) => {
-                self.warnings.extend(skipped.iter().map(|skipped| format!("{place}: {skipped}")));
+                skipped.iter().for_each(|skipped| self.warn(format!("{place}: {skipped}")));
                 keys
             }
             Err(why) => {
@@ -270,12 +295,16 @@ impl Validator<'_, '_> {
     fn trusted(&mut self, ca_file: Option<&String>, found: &mut Found, place: &Place) -> Option<Trust> {
         let Some(path) = ca_file else { return Some(Trust::default()) };
         let roots = self.certificates(path, place)?;
-        found.files.extend(roots.iter().cloned());
+        found.files.push(KEY.hash_one(&roots));
         Some(Trust { roots })
     }
 
     /// Whoever could change the document on its way could make tokens.
     fn key_url(&mut self, text: &str, place: &Place) -> Option<Url> {
+        if text.contains('@') {
+            self.problems.push(place.clone(), "holds a user or a password; leave them out");
+            return None;
+        }
         let uri: Option<Uri> = text.parse().ok();
         let (url, uri) = (Url::new(text), uri.as_ref());
         let host = uri.and_then(Uri::host).filter(|host| !host.is_empty());
@@ -284,10 +313,6 @@ impl Validator<'_, '_> {
             self.refuse(place, &url.to_string(), "is not a URL; write it as `https://issuer.example/keys`");
             return None;
         };
-        if uri.and_then(Uri::authority).is_some_and(|authority| authority.as_str().contains('@')) {
-            self.problems.push(place.clone(), "holds a user or a password; leave them out");
-            return None;
-        }
         if scheme == Some("http") && !is_loopback(host) {
             let why =
                 "is not https, so that whoever is on the way could replace the keys; use https, or a `file`";

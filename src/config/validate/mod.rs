@@ -8,7 +8,9 @@ mod log;
 mod mode;
 mod limits;
 mod policy;
+mod report;
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::SocketAddr as UnixAddress;
 use std::path::{Path, PathBuf};
@@ -21,7 +23,7 @@ use super::permissions::Permissions;
 use super::problem::{Place, Problems};
 use super::redaction::{conceal, holds_secret};
 use super::reference::{Position, References};
-use super::{Bucket, Config, Minting, Notify, Operators, Reload, Server, Watch};
+use super::{Config, Minting, Notify, Operators, Reload, Server, Watch};
 use crate::auth::Rule;
 use crate::auth::claims::Condition;
 use crate::auth::networks::Network;
@@ -50,7 +52,14 @@ pub fn validate(
     references: &mut References<'_>,
     problems: &mut Problems,
 ) -> Option<Config> {
-    let mut validator = Validator { references, problems, warnings: Vec::new(), now: SystemTime::now() };
+    let mut validator = Validator {
+        references,
+        problems,
+        warnings: Vec::new(),
+        warned: 0,
+        certificates: HashMap::new(),
+        now: SystemTime::now(),
+    };
     let root = Place::root();
     let server = validator.server(&file.server, &root.key("server"));
     let jwt = file.jwt.as_ref().map(|jwt| validator.jwt(jwt, jwt_hash, known, &root.key("jwt")));
@@ -64,7 +73,7 @@ pub fn validate(
         || holds_secret(&effective, &Position::Root, &validator.references.written);
     let own = own.map(|(path, mode)| (path, Permissions { mode, holds_secret }));
     validator.permissions(own, &buckets, file.server.strict_permissions);
-    let warnings = validator.warnings;
+    let warnings = validator.into_warnings();
     conceal(&mut effective, &root, &references.written);
     let operators = operators?;
     let jwt = jwt.unwrap_or_default();
@@ -103,24 +112,21 @@ struct ValidOperators {
     conditions: Vec<Condition>,
 }
 
+/// Certificates in DER.
+type Roots = Arc<[Vec<u8>]>;
+
 struct Validator<'v, 'r> {
     references: &'v mut References<'r>,
     problems: &'v mut Problems,
+    /// The first ones, and the number of all of them.
     warnings: Vec<String>,
+    warned: usize,
+    /// The roots in every file that is named, read once.
+    certificates: HashMap<String, Result<Roots, String>>,
     now: SystemTime,
 }
 
 impl Validator<'_, '_> {
-    /// A problem with a value, which is quoted as it was written: what a reference was filled in
-    /// with may be a secret.
-    fn refuse(&mut self, place: &Place, value: &str, why: impl std::fmt::Display) {
-        let message = match self.references.written.get(place) {
-            Some(reference) => format!("the value of `{reference}` {why}"),
-            None => format!("`{value}` {why}"),
-        };
-        self.problems.push(place.clone(), message);
-    }
-
     fn missing(&mut self, place: Place, remedy: &str) {
         if !self.problems.any_at(&place) && !self.problems.any_above(&place) {
             self.problems.push(place, format!("is missing; {remedy}"));
@@ -145,7 +151,7 @@ impl Validator<'_, '_> {
         }
         let trusted_proxies = self.networks(&server.trusted_proxies, &place.key("trusted_proxies"));
         if trusted_proxies.iter().any(Network::is_everybody) {
-            self.warnings.push(format!(
+            self.warn(format!(
                 "{}: trusts everybody, so a client can name any address for its own",
                 place.key("trusted_proxies")
             ));
@@ -163,28 +169,6 @@ impl Validator<'_, '_> {
             upgrade_socket: self.references.directory.join(&server.upgrade_socket),
             listen: listen?,
         })
-    }
-
-    /// Who else may read or change what the configuration is made of: the file, what it refers to, and
-    /// what credentials are fetched from.
-    fn permissions(&mut self, own: Option<(&Path, Permissions)>, buckets: &[Arc<Bucket>], is_strict: bool) {
-        let mut files = self.references.permissions.clone();
-        if !self.references.are_recorded() {
-            let sources = buckets.iter().filter_map(|bucket| bucket.signer.identity().source()?.file());
-            files.extend(sources.filter_map(|path| Some((path.to_owned(), Permissions::of_secret(path)?))));
-        }
-        let files = files.iter().map(|(path, permissions)| (path.as_path(), *permissions));
-        let complaints: Vec<String> = own
-            .into_iter()
-            .chain(files)
-            .flat_map(|(path, permissions)| permissions.complaints(path))
-            .collect();
-        if !is_strict {
-            self.warnings.extend(complaints);
-        } else if !complaints.is_empty() {
-            let place = Place::root().key("server").key("strict_permissions");
-            self.problems.push(place, complaints.join("; "));
-        }
     }
 
     fn reload(&mut self, reload: &file::Reload, place: &Place) -> Reload {

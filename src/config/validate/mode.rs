@@ -68,7 +68,7 @@ impl Validator<'_, '_> {
         if parts.is_empty() {
             return;
         }
-        self.warnings.push(format!(
+        self.warn(format!(
             "{place}: bucket `{}` lets through what {} would refuse, because that is only observed; set the mode to `enforce` to refuse it",
             name.unwrap_or_default(),
             parts.join(" and "),

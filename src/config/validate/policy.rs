@@ -1,5 +1,6 @@
 //! The part of a bucket that says who may read.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
@@ -10,7 +11,7 @@ use crate::auth::Rule;
 use crate::auth::claims::Condition;
 use crate::auth::links::{Links, MIN_SECRET_CHARACTERS};
 use crate::auth::networks::{Network, Networks};
-use crate::auth::pattern::Pattern;
+use crate::auth::pattern::{Class, Pattern};
 use crate::auth::policy::{Mode, PathRule, Policy, Readers, Rules};
 use crate::config::problem::Place;
 use crate::config::{External, file};
@@ -111,6 +112,9 @@ impl Validator<'_, '_> {
     pub fn networks(&mut self, networks: &[String], place: &Place) -> Vec<Network> {
         let mut valid = Vec::new();
         for (index, text) in networks.iter().enumerate() {
+            if self.references.deadline().has_passed() {
+                break;
+            }
             let place = place.index(index);
             match Network::parse(text) {
                 Ok(network) => valid.push(network),
@@ -130,7 +134,7 @@ impl Validator<'_, '_> {
     ) -> Option<Readers> {
         let Some(auth) = auth else {
             if !self.problems.any_at(place) {
-                self.warnings.push(format!(
+                self.warn(format!(
                     "{place}: bucket `{}` is public, because it has no `auth`; write `auth: {{ enabled: false }}` if that is meant",
                     name.unwrap_or_default(),
                 ));
@@ -182,6 +186,7 @@ impl Validator<'_, '_> {
         let secrets = [("secret", &links.secret), ("previous_secret", &links.previous_secret)];
         for (key, secret) in secrets {
             let is_short = |secret: &Secret| secret.expose().chars().count() < MIN_SECRET_CHARACTERS;
+            self.refuse_placeholder(secret.as_ref(), &place.key(key));
             if secret.as_ref().is_some_and(is_short) {
                 let why = format!("is shorter than {MIN_SECRET_CHARACTERS} characters");
                 self.problems.push(place.key(key), why);
@@ -214,16 +219,23 @@ impl Validator<'_, '_> {
             return None;
         }
         let mut valid: Vec<(usize, PathRule)> = Vec::new();
+        let mut classes: HashMap<Class, Vec<usize>> = HashMap::new();
         for (index, rule) in rules.iter().enumerate() {
+            if self.references.deadline().has_passed() {
+                return None;
+            }
             let at = place.index(index);
             let Some(rule) = self.path_rule(rule, index, &at, has_keys, &token_rule) else { continue };
-            if let Some((earlier, _)) = valid.iter().find(|(_, other)| other.conflicts_with(&rule)) {
+            let class = classes.entry(rule.pattern.class()).or_default();
+            let mut rivals = class.iter().filter_map(|other| valid.get(*other));
+            if let Some((earlier, _)) = rivals.find(|(_, other)| other.conflicts_with(&rule)) {
                 let written = rules.get(index).and_then(|rule| rule.path.as_deref()).unwrap_or_default();
                 let why = format!(
                     "is as specific as the path of rules[{earlier}], and some objects belong to both; make one of them more specific"
                 );
                 self.refuse(&at.key("path"), written, why);
             }
+            class.push(valid.len());
             valid.push((index, rule));
         }
         (valid.len() == rules.len()).then(|| Rules::new(valid.into_iter().map(|(_, rule)| rule).collect()))
