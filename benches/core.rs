@@ -1,6 +1,6 @@
 //! How long the pure core takes: signing, finding a route, checking a token, deciding, loading.
 //!
-//!     cargo bench --bench core                   all of it, in about two minutes
+//!     cargo bench --bench core                   all of it, in about three minutes
 //!     cargo bench --bench core -- authorize      what has this in its name
 
 #![allow(clippy::panic, clippy::indexing_slicing, reason = "fails by panics, like a test")]
@@ -173,9 +173,40 @@ fn load_and_build(c: &mut Criterion) {
     }
 }
 
+/// The documented limits: rules of a bucket, mistakes in a file, and a file in which every bucket changed.
+fn limits(c: &mut Criterion) {
+    let mut group = c.benchmark_group("limits");
+    group.sample_size(10).measurement_time(Duration::from_secs(3));
+    let judge = |text: &str| {
+        let source = Source::Text { path: "bench.yaml".into(), text: text.as_bytes().to_vec() };
+        config::load_from(source, None, &mut Stages::default()).outcome
+    };
+    let rules: Vec<String> =
+        (0..1_000).map(|n| format!("{{ path: \"{}*{n:04}\", allow: public }}", "a".repeat(1_019))).collect();
+    let rules = config_text(1, &format!("auth: {{ rules: [{}] }}", rules.join(", ")));
+    group.bench_function("rules-1000", |b| b.iter(|| judge(black_box(&rules)).expect("valid")));
+
+    let mistakes = format!("server: {{ trusted_proxies: [{}] }}\nbuckets: []\n", "1,".repeat(30_000));
+    group.bench_function("mistakes-30000", |b| b.iter(|| judge(black_box(&mistakes)).expect_err("mistakes")));
+
+    for buckets in [10_000, 100_000] {
+        let text = config_text(buckets, PRIVATE);
+        let in_service = load(&text);
+        let changed = text.replace("eu-west-1", "eu-west-2");
+        group.bench_function(BenchmarkId::new("changed", buckets), |b| {
+            b.iter(|| {
+                let source = Source::Text { path: "bench.yaml".into(), text: changed.clone().into_bytes() };
+                let loaded = config::load_from(source, Some(&in_service), &mut Stages::default());
+                let changes = config::changes::between(&in_service, &loaded.outcome.expect("valid"));
+                assert_eq!(changes.len(), buckets);
+            });
+        });
+    }
+}
+
 fn settings() -> Criterion {
     Criterion::default().warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2))
 }
 
-criterion_group! { name = core; config = settings(); targets = sign, find, authorize, claims, decide, load_and_build }
+criterion_group! { name = core; config = settings(); targets = sign, find, authorize, claims, decide, load_and_build, limits }
 criterion_main!(core);
