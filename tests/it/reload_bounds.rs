@@ -87,9 +87,11 @@ async fn a_wait_for_a_content_ends_when_its_run_never_knew_what_it_had_read() {
     stack.proxy.fault("");
 }
 
+/// Puts a pipe that nobody writes to in the place of a file.
 fn pipe(path: &std::path::Path) {
-    let _ = fs::remove_file(path);
-    assert!(Command::new("mkfifo").arg(path).status().expect("mkfifo").success());
+    let beside = path.with_extension("pipe");
+    assert!(Command::new("mkfifo").arg(&beside).status().expect("mkfifo").success());
+    fs::rename(beside, path).expect("renamed");
 }
 
 #[tokio::test]
@@ -126,6 +128,7 @@ async fn a_history_file_that_does_not_answer_delays_nobody() {
     }
 
     // A start that needs it ends at once and says why.
+    drop(stack);
     pipe(&history);
     let arguments = vec!["--resume".to_owned(), history.to_str().expect("plain").to_owned()];
     let mut resumed = Proxy::spawn("buckets: [", &Surroundings { arguments, ..Default::default() });
