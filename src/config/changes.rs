@@ -1,11 +1,11 @@
 //! What differs between two configurations, for the log and the answer of a reload. Never a secret.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
 use serde::Serialize;
-use serde_yaml::Value;
+use serde_yaml::{Mapping, Value};
 
 use super::redaction::redacted;
 use super::{Bucket, Config};
@@ -62,7 +62,7 @@ pub struct PendingRestart {
 /// Everything that differs, in the order of the paths.
 pub fn between(old: &Config, new: &Config) -> Vec<Change> {
     let mut changes = Vec::new();
-    compare("", &old.effective, &new.effective, &mut changes);
+    compare(&mut Vec::new(), &old.effective, &new.effective, &mut changes);
     // The paths of the files may be the same.
     let jwt = |config: &Config| config.effective.get("jwt").cloned();
     if old.key_files != new.key_files && jwt(old) == jwt(new) {
@@ -90,19 +90,22 @@ pub fn pending_restart(running: &Config, file: &Config) -> Vec<PendingRestart> {
         .collect()
 }
 
-fn compare(path: &str, old: &Value, new: &Value, changes: &mut Vec<Change>) {
-    if old == new {
-        return;
-    }
+/// Compares two values that stand at the same path. The keys of `path` are joined only where something
+/// differs.
+fn compare<'v>(path: &mut Vec<&'v str>, old: &'v Value, new: &'v Value, changes: &mut Vec<Change>) {
     match (old, new) {
-        (Value::Mapping(_), Value::Mapping(_)) => {
-            let name = |key: &&str| if path.is_empty() { (*key).to_owned() } else { format!("{path}.{key}") };
-            join(&entries(old), &entries(new), name, changes, |path, old, new, changes| {
+        // The usual case, which looks up no key: a section as before, with other values.
+        (Value::Mapping(old), Value::Mapping(new)) if old.keys().eq(new.keys()) => {
+            for ((key, old), new) in old.iter().zip(new.values()) {
+                path.push(key.as_str().unwrap_or_default());
                 compare(path, old, new, changes);
-            });
+                path.pop();
+            }
         }
+        (Value::Mapping(old), Value::Mapping(new)) => compare_keys(path, old, new, changes),
+        (old, new) if old == new => {}
         _ => changes.push(Change {
-            path: path.to_owned(),
+            path: path.join("."),
             kind: Kind::Changed,
             old: Some(redacted(old)),
             new: Some(redacted(new)),
@@ -110,51 +113,51 @@ fn compare(path: &str, old: &Value, new: &Value, changes: &mut Vec<Change>) {
     }
 }
 
-/// By their names, so that moving one within the list changes nothing.
-fn compare_buckets<'b>(old: &'b [Arc<Bucket>], new: &'b [Arc<Bucket>], changes: &mut Vec<Change>) {
-    // Most are the same, and shared.
-    let shared: HashSet<*const Bucket> = old.iter().map(Arc::as_ptr).collect();
-    let shared: HashSet<*const Bucket> =
-        new.iter().map(Arc::as_ptr).filter(|bucket| shared.contains(bucket)).collect();
-    let named = |buckets: &'b [Arc<Bucket>]| -> BTreeMap<&'b str, &'b Bucket> {
-        let differing = buckets.iter().filter(|bucket| !shared.contains(&Arc::as_ptr(bucket)));
-        differing.map(|bucket| (&*bucket.name, &**bucket)).collect()
-    };
-    let path = |name: &&str| format!("buckets[{name}]");
-    join(&named(old), &named(new), path, changes, |path, old, new, changes| {
-        compare(path, &old.effective, &new.effective, changes);
-        // The path of the file may be the same.
-        if old.trust != new.trust && old.effective == new.effective {
-            let path = format!("{path}.s3.ca_file");
-            changes.push(Change { path, kind: Kind::Changed, old: None, new: None });
-        }
-    });
-}
-
-/// Reports what only one side has, and compares what both have.
-fn join<K: Ord, V>(
-    old: &BTreeMap<K, V>,
-    new: &BTreeMap<K, V>,
-    path: impl Fn(&K) -> String,
-    changes: &mut Vec<Change>,
-    compare: impl Fn(&str, &V, &V, &mut Vec<Change>),
-) {
+/// Compares two sections with different keys.
+fn compare_keys<'v>(path: &mut Vec<&'v str>, old: &'v Mapping, new: &'v Mapping, changes: &mut Vec<Change>) {
     for (key, old) in old {
+        path.push(key.as_str().unwrap_or_default());
         match new.get(key) {
-            Some(new) => compare(&path(key), old, new, changes),
-            None => changes.push(Change { path: path(key), kind: Kind::Removed, old: None, new: None }),
+            Some(new) => compare(path, old, new, changes),
+            None => changes.push(Change { path: path.join("."), kind: Kind::Removed, old: None, new: None }),
         }
+        path.pop();
     }
     for key in new.keys().filter(|key| !old.contains_key(*key)) {
-        changes.push(Change { path: path(key), kind: Kind::Added, old: None, new: None });
+        path.push(key.as_str().unwrap_or_default());
+        changes.push(Change { path: path.join("."), kind: Kind::Added, old: None, new: None });
+        path.pop();
     }
 }
 
-fn entries(mapping: &Value) -> BTreeMap<&str, &Value> {
-    mapping
-        .as_mapping()
-        .into_iter()
-        .flatten()
-        .filter_map(|(key, value)| Some((key.as_str()?, value)))
-        .collect()
+/// Compares buckets by their names, so that moving one within the list changes nothing.
+fn compare_buckets(old: &[Arc<Bucket>], new: &[Arc<Bucket>], changes: &mut Vec<Change>) {
+    // Most are the same, and shared.
+    let before: HashSet<*const Bucket> = old.iter().map(Arc::as_ptr).collect();
+    let shared: HashSet<*const Bucket> =
+        new.iter().map(Arc::as_ptr).filter(|bucket| before.contains(bucket)).collect();
+    let differs = |bucket: &&Arc<Bucket>| !shared.contains(&Arc::as_ptr(bucket));
+    let mut added: HashMap<&str, &Bucket> =
+        new.iter().filter(differs).map(|bucket| (&*bucket.name, &**bucket)).collect();
+    for old in old.iter().filter(differs) {
+        let path = format!("buckets[{}]", old.name);
+        match added.remove(&*old.name) {
+            Some(new) => compare_bucket(&path, old, new, changes),
+            None => changes.push(Change { path, kind: Kind::Removed, old: None, new: None }),
+        }
+    }
+    for name in added.into_keys() {
+        let path = format!("buckets[{name}]");
+        changes.push(Change { path, kind: Kind::Added, old: None, new: None });
+    }
+}
+
+fn compare_bucket(path: &str, old: &Bucket, new: &Bucket, changes: &mut Vec<Change>) {
+    let before = changes.len();
+    compare(&mut vec![path], &old.effective, &new.effective, changes);
+    // The path of the file may be the same.
+    if changes.len() == before && old.trust != new.trust {
+        let path = format!("{path}.s3.ca_file");
+        changes.push(Change { path, kind: Kind::Changed, old: None, new: None });
+    }
 }
