@@ -230,8 +230,8 @@ impl Metrics {
         pending_restart: usize,
         buckets: impl Iterator<Item = Arc<str>>,
     ) {
-        // Where the metrics are never read, nothing but this forgets the buckets that an earlier reload
-        // removed. Those that this one removes can be read once more.
+        // If nobody reads the metrics, only this forgets the buckets that an earlier reload removed. The ones
+        // that this reload removes can be read once more.
         if self.buckets().has_leftovers {
             self.sweep(&self.registry.gather());
         }

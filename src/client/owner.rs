@@ -43,7 +43,7 @@ fn takes(local: &str, address: SocketAddr) -> Option<bool> {
             part.copy_from_slice(&word(8 * index)?);
         }
         let ip = Ipv6Addr::from(bytes);
-        // One that listens on all addresses may take those of IPv4 too.
+        // A socket that listens on all addresses of IPv6 may take those of IPv4 too.
         ip.is_unspecified() || IpAddr::from(ip).to_canonical() == address.ip()
     };
     Some(is_reached && u16::from_str_radix(port, 16).ok()? == address.port())

@@ -1,5 +1,6 @@
 //! The composition root: what the process is made of, the order in which it starts and ends.
 
+mod acceptor;
 mod alarm;
 mod connection;
 mod connections;
