@@ -82,7 +82,7 @@ impl fmt::Display for Problem {
 }
 
 /// Everything that is wrong with one file, in the order of the file where that is known. Of many problems
-/// the first [`MAX_LISTED`] are listed, and the others are counted.
+/// the first are listed, and the others are counted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Problems {
     list: Vec<Problem>,
