@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use reqwest::Response;
 use serde_json::Value;
@@ -15,10 +16,20 @@ use super::{eventually, http};
 
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_yatagarasu");
 
-/// A port that nothing listens on now.
+/// A port that nothing listens on now, and that no other test of this run gets. It lies below those that
+/// the kernel gives to clients, or a connection could take it before the program binds it.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port on loopback");
-    listener.local_addr().expect("bound").port()
+    const FIRST: u16 = 10_000;
+    const PORTS: u16 = 20_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = std::process::id().wrapping_mul(37) as u16 % PORTS;
+    for _ in 0..PORTS {
+        let port = FIRST + (start + NEXT.fetch_add(1, Ordering::Relaxed) % PORTS) % PORTS;
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no free port below those of clients");
 }
 
 /// The program with arguments, run to its end.
