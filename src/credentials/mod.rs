@@ -71,6 +71,16 @@ impl Kept {
         let mut identities = self.identities.iter().filter_map(Weak::upgrade);
         identities.find_map(|identity| identity.signatory(SystemTime::now()))
     }
+
+    /// Gives an identity that has no valid credentials those of the others: a generation that comes back
+    /// has an identity of its own.
+    fn lend(&self, identity: &Identity) {
+        if identity.signatory(SystemTime::now()).is_none()
+            && let Some(known) = self.signatory()
+        {
+            identity.renew(known);
+        }
+    }
 }
 
 /// A failure as it was told.
@@ -89,20 +99,22 @@ impl Refresher {
     /// deadline at most; for a thread outside of the runtime. Only the identities of that configuration
     /// learn what came. The second value tells which buckets have no credentials.
     pub fn warm(self: &Arc<Self>, config: &Config, deadline: Instant) -> (First, Vec<String>) {
-        let mut first = HashMap::new();
-        for (source, (identity, _)) in used_by(config) {
+        let used = used_by(config);
+        let (mut first, mut asked_already) = (HashMap::new(), Vec::new());
+        // All at once, then wait for each.
+        for (source, (identity, _)) in &used {
             match self.tried(source) {
-                Some(mut tried) => self.runtime.block_on(async {
-                    // Too late, or the task has ended.
-                    let _ = timeout_at(deadline, tried.wait_for(|tried| *tried)).await;
-                }),
-                None => drop(first.insert(source.clone(), (identity, Asked::UnderWay(self.ask(source))))),
-            }
-            if let Some(known) = self.known(source) {
-                identity.renew(known);
+                Some(tried) => asked_already.push(tried),
+                None => {
+                    first.insert((*source).clone(), (*identity, Asked::UnderWay(self.ask(source))));
+                }
             }
         }
         self.runtime.block_on(async {
+            for mut tried in asked_already {
+                // Too late, or the task has ended.
+                let _ = timeout_at(deadline, tried.wait_for(|tried| *tried)).await;
+            }
             for (identity, asked) in first.values_mut() {
                 asked.answered_by(deadline).await;
                 if let Asked::Answered(Ok(credentials)) = asked {
@@ -110,6 +122,11 @@ impl Refresher {
                 }
             }
         });
+        for (source, (identity, _)) in used {
+            if let Some(kept) = self.sources().get(source) {
+                kept.lend(identity);
+            }
+        }
         let first = First(first.into_iter().map(|(source, (_, asked))| (source, asked)).collect());
         let now = SystemTime::now();
         let is_without = |bucket: &&Arc<Bucket>| bucket.signer.identity().signatory(now).is_none();
@@ -181,11 +198,7 @@ impl Refresher {
             if kept.identities.iter().any(|kept| kept.as_ptr() == Arc::as_ptr(identity)) {
                 continue;
             }
-            // A generation that comes back has an identity of its own.
-            let mut others = kept.identities.iter().filter_map(Weak::upgrade);
-            if let Some(known) = others.find_map(|other| other.signatory(SystemTime::now())) {
-                identity.renew(known);
-            }
+            kept.lend(identity);
             kept.identities.push(Arc::downgrade(identity));
         }
     }

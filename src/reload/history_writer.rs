@@ -3,7 +3,7 @@
 //!
 //! Only the latest history matters, so at most one waits to be written, and a newer one takes its place.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use tracing::warn;
 
 use super::history::History;
 use super::history_file::{HistoryFile, Unusable};
+use super::lock;
 use crate::config::source::Unreadable;
 
 /// How long the start of the process waits for the reports of an earlier one.
@@ -40,12 +41,6 @@ struct State {
     is_closed: bool,
 }
 
-impl Waiting {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl HistoryWriter {
     /// Starts the thread, and has it read the reports of an earlier process first. They are none where the
     /// file cannot be used or is not read in time; the log says so.
@@ -68,13 +63,13 @@ impl HistoryWriter {
 
     /// Has a history written, in place of one that still waits.
     pub fn write(&self, file: HistoryFile, history: History) {
-        self.waiting.lock().next = Some((file, history));
+        lock(&self.waiting.state).next = Some((file, history));
         self.waiting.changed.notify_all();
     }
 
     /// Waits for the last write, briefly, so that a process that ends in order leaves a complete history.
     pub fn finish(&self) {
-        let state = self.waiting.lock();
+        let state = lock(&self.waiting.state);
         let is_busy = |state: &mut State| state.next.is_some() || state.is_writing;
         // A history that is not written by then is lost with the process.
         drop(self.waiting.changed.wait_timeout_while(state, LAST_WRITE, is_busy));
@@ -83,7 +78,7 @@ impl HistoryWriter {
 
 impl Drop for HistoryWriter {
     fn drop(&mut self) {
-        self.waiting.lock().is_closed = true;
+        lock(&self.waiting.state).is_closed = true;
         self.waiting.changed.notify_all();
     }
 }
@@ -93,14 +88,14 @@ impl Waiting {
         loop {
             let nothing = |state: &mut State| state.next.is_none() && !state.is_closed;
             let mut state =
-                self.changed.wait_while(self.lock(), nothing).unwrap_or_else(PoisonError::into_inner);
+                self.changed.wait_while(lock(&self.state), nothing).unwrap_or_else(PoisonError::into_inner);
             let Some((file, history)) = state.next.take() else { return };
             state.is_writing = true;
             drop(state);
             if let Err(error) = file.write(&history) {
                 warn!(path = %file.path().display(), %error, "the history cannot be written");
             }
-            self.lock().is_writing = false;
+            lock(&self.state).is_writing = false;
             self.changed.notify_all();
         }
     }

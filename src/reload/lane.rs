@@ -6,11 +6,12 @@
 //! further runs while one that was given up has not ended. Threads and memory cannot pile up, whatever
 //! the file, the file system or a hook does.
 
-use std::sync::{Mutex, PoisonError, mpsc};
+use std::sync::{Mutex, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use super::attempt::Refusal;
+use super::lock;
 use super::preparation::{Preparation, Report};
 use crate::config::stages::{Current, Stages};
 use crate::deadline::Deadline;
@@ -31,7 +32,7 @@ struct Abandoned {
 impl Lane {
     /// Prepares a reload, for as long as `patience` at most.
     pub fn run(&self, preparation: Preparation, patience: Duration) -> Report {
-        let mut abandoned = self.abandoned.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut abandoned = lock(&self.abandoned);
         if let Some(earlier) = abandoned.as_ref().filter(|earlier| !earlier.thread.is_finished()) {
             return Report::refused(Refusal::Occupied { stage: earlier.stage.name() });
         }

@@ -63,7 +63,7 @@ impl Acceptor {
                 }
             }
         }
-        // Whoever the kernel has already let in would be thrown out with the socket.
+        // A client that the kernel has already let in would be thrown out with the socket.
         for accepted in incoming.rest() {
             self.take(accepted, &shutdown);
         }

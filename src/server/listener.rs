@@ -90,7 +90,7 @@ impl Bound {
 pub struct Listener {
     socket: Socket,
     address: Address,
-    /// Of a Unix socket. Below the socket, so that it is dropped after it.
+    /// The file of a Unix socket. It stands below the socket, so that it is dropped after it.
     file: Option<Arc<SocketFile>>,
 }
 
