@@ -445,3 +445,32 @@ async fn a_clock_that_differs_from_the_stores_is_measured() {
         assert_eq!(proxy.metric(sample).await, 1.0);
     }
 }
+
+#[tokio::test]
+async fn a_source_that_hangs_delays_no_other() {
+    let store = Store::start().await;
+    store.put("photos", "cat.jpg", "a cat");
+    let hanging = Authority::start(store.keys.clone(), HOUR).await;
+    hanging.set(Mode::Hang);
+    let good = Authority::start(store.keys.clone(), HOUR).await;
+    let environment = [hanging.container(), good.environment()].concat();
+    let config =
+        format!("{JWT}buckets:\n{}", entry("photos", &store.url(), &credentials("source: container")));
+    let proxy = Proxy::start_in(&config, Surroundings { environment, ..Default::default() }).await;
+    // More of them than can be asked before the one that hangs by chance.
+    let others: String = (0..6)
+        .map(|number| {
+            let role = credentials(&format!("source: assume_role, role_arn: \"{ROLE}-{number}\""));
+            let keys =
+                format!("{role}, access_key: {}, secret_key: {}", store::ACCESS_KEY, store::SECRET_KEY);
+            entry(&format!("role-{number}"), &store.url(), &keys)
+        })
+        .collect();
+    proxy.write_config(&format!("{config}{others}"));
+    let (status, answer) = proxy.reload(&admin_token()).await;
+    assert_eq!(status, 200, "{answer}");
+    for number in 0..6 {
+        assert_eq!(proxy.get(&format!("/role-{number}/cat.jpg")).await.status(), 200, "{answer}");
+    }
+    assert!(answer["warnings"].to_string().contains("`photos` has no credentials yet"), "{answer}");
+}
