@@ -79,7 +79,7 @@ async fn serves_the_next_question(decider: &Decider, ask: impl AsyncFn()) {
     eventually("three questions need no new connection", async || {
         let before = decider.connections();
         for _ in 0..3 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            sleep(Duration::from_millis(20)).await;
             ask().await;
         }
         (decider.connections() == before).then_some(())
