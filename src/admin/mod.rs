@@ -16,7 +16,8 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use crate::answer::Answer;
-use crate::auth::{Denied, Principal};
+use crate::auth::denied::Denied;
+use crate::auth::principal::Principal;
 use crate::generation::Live;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;

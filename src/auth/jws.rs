@@ -10,8 +10,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::Value;
 
 use super::claims::Claims;
+use super::invalid_token::InvalidToken;
+use super::json;
 use super::keys::{Algorithm, Key};
-use super::{Denied, json};
 
 /// A token in its parts. Nothing of it is true before a key has verified it.
 pub struct Jws<'t> {
@@ -24,23 +25,23 @@ pub struct Jws<'t> {
 }
 
 impl<'t> Jws<'t> {
-    pub fn parse(token: &'t str) -> Result<Self, Denied> {
-        let (signed, signature) = token.rsplit_once('.').ok_or(Denied::Malformed)?;
-        let (header, payload) = signed.split_once('.').ok_or(Denied::Malformed)?;
+    pub fn parse(token: &'t str) -> Result<Self, InvalidToken> {
+        let (signed, signature) = token.rsplit_once('.').ok_or(InvalidToken::Malformed)?;
+        let (header, payload) = signed.split_once('.').ok_or(InvalidToken::Malformed)?;
         if payload.contains('.') {
-            return Err(Denied::Malformed);
+            return Err(InvalidToken::Malformed);
         }
         let header = object(header)?;
         // We understand no extension, and one that is critical must be understood (RFC 7515, section 4.1.11).
         if header.contains_key("crit") {
-            return Err(Denied::Critical);
+            return Err(InvalidToken::Critical);
         }
-        let Some(Value::String(algorithm)) = header.get("alg") else { return Err(Denied::Malformed) };
-        let algorithm = Algorithm::parse(algorithm).map_err(|_| Denied::Algorithm)?;
+        let Some(Value::String(algorithm)) = header.get("alg") else { return Err(InvalidToken::Malformed) };
+        let algorithm = Algorithm::parse(algorithm).map_err(|_| InvalidToken::Algorithm)?;
         let key_id = match header.get("kid") {
             None => None,
             Some(Value::String(id)) => Some(id.clone()),
-            Some(_) => return Err(Denied::Malformed),
+            Some(_) => return Err(InvalidToken::Malformed),
         };
         Ok(Self { algorithm, key_id, signed, payload, signature })
     }
@@ -49,12 +50,12 @@ impl<'t> Jws<'t> {
         key.verifies(self.signed, self.signature)
     }
 
-    pub fn claims(&self) -> Result<Claims, Denied> {
+    pub fn claims(&self) -> Result<Claims, InvalidToken> {
         object(self.payload)
     }
 }
 
-fn object(part: &str) -> Result<Claims, Denied> {
-    let bytes = URL_SAFE_NO_PAD.decode(part).map_err(|_| Denied::Malformed)?;
-    json::object(&bytes).ok_or(Denied::Malformed)
+fn object(part: &str) -> Result<Claims, InvalidToken> {
+    let bytes = URL_SAFE_NO_PAD.decode(part).map_err(|_| InvalidToken::Malformed)?;
+    json::object(&bytes).ok_or(InvalidToken::Malformed)
 }

@@ -11,10 +11,12 @@ use std::time::SystemTime;
 
 use http::{HeaderMap, Method};
 
+use super::denied::Denied;
 use super::links::{InvalidLink, Links, Object};
 use super::networks::Networks;
 use super::pattern::Pattern;
-use super::{Denied, Principal, Rule};
+use super::principal::Principal;
+use super::rule::Rule;
 
 /// What a policy looks at.
 #[derive(Debug, Clone, Copy)]
@@ -227,6 +229,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use crate::auth::claims::{Claims, Condition};
+    use crate::auth::invalid_token::InvalidToken;
     use crate::auth::keys::{Algorithm, Key, mint};
     use crate::auth::token::Source;
     use crate::auth::verifier::{ConfiguredKey, Expectations, Verifier};
@@ -307,7 +310,7 @@ mod tests {
         let request = Request { method: &method, object, key, headers: &headers, query: "", address: None };
         match policy.authorize(&request, UNIX_EPOCH + NOW) {
             Ok(_) => Read,
-            Err(Denied::NoToken) => Token,
+            Err(Denied::Token(InvalidToken::Missing)) => Token,
             Err(Denied::Claim { .. }) => Claim,
             Err(Denied::Rule) => Denies,
             Err(Denied::NoRule) => NoRule,

@@ -6,7 +6,7 @@ use http::HeaderMap;
 use http::header::{AUTHORIZATION, COOKIE, HeaderName};
 use percent_encoding::percent_decode_str;
 
-use super::Denied;
+use super::invalid_token::InvalidToken;
 
 /// A longer token is refused unread: 16 KiB, twice what common servers take as one header.
 pub const MAX_TOKEN_BYTES: usize = 16 * 1024;
@@ -68,16 +68,16 @@ pub fn find<'r>(
     sources: &[Source],
     headers: &'r HeaderMap,
     query: &'r str,
-) -> Result<Option<Cow<'r, str>>, Denied> {
+) -> Result<Option<Cow<'r, str>>, InvalidToken> {
     let tokens =
         sources.iter().map(|source| source.tokens_in(headers, query)).find(|found| !found.is_empty());
     let mut tokens = tokens.unwrap_or_default().into_iter();
     let Some(token) = tokens.next() else { return Ok(None) };
     if tokens.any(|other| other != token) {
-        return Err(Denied::Conflicting);
+        return Err(InvalidToken::Conflicting);
     }
     if token.len() > MAX_TOKEN_BYTES {
-        return Err(Denied::TooLarge);
+        return Err(InvalidToken::TooLarge);
     }
     Ok(Some(token))
 }
@@ -140,7 +140,7 @@ mod tests {
             (Source::Cookie("session".into()), vec![("cookie", "session=a"), ("cookie", "session=b")], ""),
         ] {
             let headers = headers(&pairs);
-            assert_eq!(find(&[source], &headers, query), Err(Denied::Conflicting), "{pairs:?} {query}");
+            assert_eq!(find(&[source], &headers, query), Err(InvalidToken::Conflicting), "{pairs:?} {query}");
         }
         assert_eq!(found(Source::Query("token".into()), &[], "token=a&token=%61"), Some("a".to_owned()));
     }
@@ -150,6 +150,9 @@ mod tests {
         let query = |bytes| format!("token={}", "a".repeat(bytes));
         let sources = [Source::Query("token".into())];
         assert!(find(&sources, &HeaderMap::new(), &query(MAX_TOKEN_BYTES)).is_ok());
-        assert_eq!(find(&sources, &HeaderMap::new(), &query(MAX_TOKEN_BYTES + 1)), Err(Denied::TooLarge));
+        assert_eq!(
+            find(&sources, &HeaderMap::new(), &query(MAX_TOKEN_BYTES + 1)),
+            Err(InvalidToken::TooLarge)
+        );
     }
 }

@@ -10,9 +10,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
-use super::Denied;
 use super::cache::Cache;
 use super::claims::Claims;
+use super::invalid_token::InvalidToken;
 use super::jws::Jws;
 use super::key_set::{KeySet, Keys};
 use super::keys::Key;
@@ -89,7 +89,7 @@ impl Verifier {
         self.cache.clear();
     }
 
-    pub fn verify(&self, token: &str, now: SystemTime) -> Result<Arc<Claims>, Denied> {
+    pub fn verify(&self, token: &str, now: SystemTime) -> Result<Arc<Claims>, InvalidToken> {
         let stands = |signer: &Signer| self.stands(*signer, now);
         let claims = self.cache.get_or_verify(token, stands, || self.vouch(token, now))?;
         self.is_current(&claims, now)?;
@@ -106,7 +106,7 @@ impl Verifier {
     }
 
     /// Finds a key that has signed the token, and compares what belongs to that key. Not the dates.
-    fn vouch(&self, token: &str, now: SystemTime) -> Result<(Claims, Signer), Denied> {
+    fn vouch(&self, token: &str, now: SystemTime) -> Result<(Claims, Signer), InvalidToken> {
         let jws = Jws::parse(token)?;
         let published: Vec<Arc<Keys>> = self.published.iter().map(|keys| keys.set.current()).collect();
         let mut search = Search::default();
@@ -114,7 +114,7 @@ impl Verifier {
             if configured.is_live(now) {
                 search.look(&jws, &configured.key, &configured.expectations, Signer::Configured { index });
             } else if jws.key_id.is_some() && configured.key.id() == jws.key_id.as_deref() {
-                search.denied.get_or_insert(Denied::KeyRetired);
+                search.denied.get_or_insert(InvalidToken::KeyRetired);
             }
         }
         for (index, (keys, PublishedKeys { expectations, .. })) in
@@ -128,15 +128,15 @@ impl Verifier {
         search.outcome(!self.published.is_empty())
     }
 
-    fn is_current(&self, claims: &Claims, now: SystemTime) -> Result<(), Denied> {
+    fn is_current(&self, claims: &Claims, now: SystemTime) -> Result<(), InvalidToken> {
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         let leeway = self.leeway.as_secs_f64();
-        let expires = numeric_date(claims, "exp")?.ok_or(Denied::Registered("exp"))?;
+        let expires = numeric_date(claims, "exp")?.ok_or(InvalidToken::Registered("exp"))?;
         if expires <= now - leeway {
-            return Err(Denied::Expired);
+            return Err(InvalidToken::Expired);
         }
         if numeric_date(claims, "nbf")?.is_some_and(|not_before| not_before > now + leeway) {
-            return Err(Denied::NotYetValid);
+            return Err(InvalidToken::NotYetValid);
         }
         Ok(())
     }
@@ -147,7 +147,7 @@ impl Verifier {
 struct Search {
     found: Option<(Claims, Signer)>,
     /// Why a token with a good signature, or of a key that is gone, is refused.
-    denied: Option<Denied>,
+    denied: Option<InvalidToken>,
     /// Whether some key is the one that the token speaks of.
     is_named: bool,
     /// Whether some key of the right algorithm was tried.
@@ -181,25 +181,25 @@ impl Search {
         }
     }
 
-    fn outcome(self, may_be_published: bool) -> Result<(Claims, Signer), Denied> {
+    fn outcome(self, may_be_published: bool) -> Result<(Claims, Signer), InvalidToken> {
         match (self.found, self.denied) {
             (Some(found), _) => Ok(found),
             (None, Some(why)) => Err(why),
-            (None, None) if may_be_published && !self.is_named => Err(Denied::UnknownKey),
-            (None, None) if self.is_tried => Err(Denied::Signature),
-            (None, None) if self.is_meant => Err(Denied::Algorithm),
-            (None, None) => Err(Denied::UnknownKey),
+            (None, None) if may_be_published && !self.is_named => Err(InvalidToken::UnknownKey),
+            (None, None) if self.is_tried => Err(InvalidToken::Signature),
+            (None, None) if self.is_meant => Err(InvalidToken::Algorithm),
+            (None, None) => Err(InvalidToken::UnknownKey),
         }
     }
 }
 
 impl Expectations {
-    fn met_by(&self, claims: &Claims) -> Result<(), Denied> {
+    fn met_by(&self, claims: &Claims) -> Result<(), InvalidToken> {
         if let Some(issuer) = &self.issuer {
             match claims.get("iss") {
                 Some(Value::String(found)) if found == issuer => {}
-                Some(Value::String(_)) => return Err(Denied::Issuer),
-                _ => return Err(Denied::Registered("iss")),
+                Some(Value::String(_)) => return Err(InvalidToken::Issuer),
+                _ => return Err(InvalidToken::Registered("iss")),
             }
         }
         if !self.audience.is_empty() {
@@ -208,9 +208,9 @@ impl Expectations {
                 Some(Value::Array(several)) => several.iter().map(Value::as_str).collect(),
                 _ => None,
             };
-            let found = found.filter(|found| !found.is_empty()).ok_or(Denied::Registered("aud"))?;
+            let found = found.filter(|found| !found.is_empty()).ok_or(InvalidToken::Registered("aud"))?;
             if !found.iter().any(|found| self.audience.iter().any(|wanted| wanted == found)) {
-                return Err(Denied::Audience);
+                return Err(InvalidToken::Audience);
             }
         }
         Ok(())
@@ -218,9 +218,9 @@ impl Expectations {
 }
 
 /// A `NumericDate` (RFC 7519, section 2): seconds since 1970 as a JSON number, perhaps fractional.
-fn numeric_date(claims: &Claims, name: &'static str) -> Result<Option<f64>, Denied> {
+fn numeric_date(claims: &Claims, name: &'static str) -> Result<Option<f64>, InvalidToken> {
     match claims.get(name) {
         None => Ok(None),
-        Some(value) => value.as_f64().map(Some).ok_or(Denied::Registered(name)),
+        Some(value) => value.as_f64().map(Some).ok_or(InvalidToken::Registered(name)),
     }
 }

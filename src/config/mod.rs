@@ -33,12 +33,12 @@ use std::time::Duration;
 use serde_yaml::Value;
 use thiserror::Error;
 
-use crate::auth::Rule;
 use crate::auth::claims::Condition;
 use crate::auth::key_set::KeySet;
 use crate::auth::keys::Algorithm;
 use crate::auth::networks::Network;
 use crate::auth::policy::Policy;
+use crate::auth::rule::Rule;
 use crate::auth::verifier::Verifier;
 use crate::deadline::Expired;
 use crate::fault;

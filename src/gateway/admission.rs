@@ -13,9 +13,11 @@ use serde_json::json;
 
 use super::external::{Decision, Failure};
 use super::rejection::Rejection;
+use crate::auth::denied::Denied;
+use crate::auth::invalid_token::InvalidToken;
 use crate::auth::links::Object;
 use crate::auth::policy::{self, Mode};
-use crate::auth::{Denied, Principal};
+use crate::auth::principal::Principal;
 use crate::config::{Bucket, External};
 use crate::generation::Generation;
 use crate::routing::{self, InvalidPath};
@@ -180,7 +182,7 @@ pub fn lacks_a_key(outcome: &Result<Verdict, Refusal>) -> bool {
         Ok(verdict) => verdict.would_refuse(),
         Err(refusal) => Some(&refusal.rejection),
     };
-    rejection == Some(&Rejection::Denied(Denied::UnknownKey))
+    rejection == Some(&Rejection::Denied(Denied::Token(InvalidToken::UnknownKey)))
 }
 
 /// Whether an object of a bucket may be read.

@@ -10,7 +10,9 @@ use super::context::Context;
 use super::rejection::Rejection;
 use crate::admin::{self, Call, Endpoint};
 use crate::answer::Answer;
-use crate::auth::{Denied, Principal};
+use crate::auth::denied::Denied;
+use crate::auth::invalid_token::InvalidToken;
+use crate::auth::principal::Principal;
 
 impl Gateway {
     /// The operators' endpoint that a request is for, if it is served on this port.
@@ -80,11 +82,14 @@ impl Gateway {
         // Without the query: it ends up in logs.
         let authenticate = || operators.rule.authenticate(headers, "", SystemTime::now());
         let mut authenticated = authenticate();
-        if authenticated == Err(Denied::UnknownKey) && self.issuers.ask(&ctx.generation.config).await {
+        if authenticated == Err(Denied::Token(InvalidToken::UnknownKey))
+            && self.issuers.ask(&ctx.generation.config).await
+        {
             authenticated = authenticate();
         }
         // Nobody guesses without a token, or at the socket.
-        let is_guess = |denied: &Denied| denied.is_unauthenticated() && *denied != Denied::NoToken;
+        let is_guess =
+            |denied: &Denied| denied.is_unauthenticated() && *denied != Denied::Token(InvalidToken::Missing);
         if ctx.user.is_none() && authenticated.as_ref().is_err_and(is_guess) {
             self.operators.limiter.failed(ctx.address, Instant::now());
         }

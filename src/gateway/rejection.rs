@@ -11,7 +11,8 @@ use thiserror::Error;
 use super::downstream::Malformed;
 use super::external::Failure;
 use crate::answer::Answer;
-use crate::auth::Denied;
+use crate::auth::denied::Denied;
+use crate::auth::invalid_token::InvalidToken;
 use crate::routing::InvalidPath;
 use crate::s3;
 
@@ -117,15 +118,15 @@ impl Rejection {
             Self::NoRoute => (404, "NoSuchBucket", "no_route"),
             Self::NoKey => (404, "NoSuchKey", "no_key"),
             Self::Denied(denied) => match denied {
-                Denied::NoToken => (401, "AccessDenied", "no_token"),
-                Denied::Expired => (401, "AccessDenied", "expired"),
+                Denied::Token(InvalidToken::Missing) => (401, "AccessDenied", "no_token"),
+                Denied::Token(InvalidToken::Expired) => (401, "AccessDenied", "expired"),
                 Denied::Claim { .. } => (403, "AccessDenied", "claim"),
                 Denied::Link(_) => (403, "AccessDenied", "link"),
                 Denied::Unconfigured => (403, "AccessDenied", "unconfigured"),
                 Denied::Network => (403, "AccessDenied", "network"),
                 Denied::Rule => (403, "AccessDenied", "deny_rule"),
                 Denied::NoRule => (403, "AccessDenied", "unmatched"),
-                _ => (401, "AccessDenied", "bad_token"),
+                Denied::Token(_) => (401, "AccessDenied", "bad_token"),
             },
             Self::ExternalDenied => (403, "AccessDenied", "external_denied"),
             Self::ExternalFailed(_) => (503, "ServiceUnavailable", "external_failed"),
@@ -285,9 +286,9 @@ mod tests {
     fn no_reason_that_may_be_observed_is_the_end_of_another() {
         use Denied as D;
         let denied = [
-            D::NoToken,
-            D::Expired,
-            D::Malformed,
+            D::Token(InvalidToken::Missing),
+            D::Token(InvalidToken::Expired),
+            D::Token(InvalidToken::Malformed),
             D::Claim { claim: "sub".to_owned() },
             D::Link(InvalidLink::Missing),
             D::Unconfigured,

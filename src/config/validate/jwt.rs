@@ -5,8 +5,8 @@ use std::sync::Arc;
 use http::HeaderName;
 
 use super::Validator;
-use crate::auth::Rule;
 use crate::auth::claims::{Condition, InvalidCondition};
+use crate::auth::rule::Rule;
 use crate::auth::token::Source;
 use crate::auth::verifier::Verifier;
 use crate::config::known::Known;

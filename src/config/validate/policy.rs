@@ -7,12 +7,12 @@ use http::uri::PathAndQuery;
 
 use super::Validator;
 use super::jwt::Jwt;
-use crate::auth::Rule;
 use crate::auth::claims::Condition;
 use crate::auth::links::{Links, MIN_SECRET_CHARACTERS};
 use crate::auth::networks::{Network, Networks};
 use crate::auth::pattern::{Class, Pattern};
 use crate::auth::policy::{Mode, PathRule, Policy, Readers, Rules};
+use crate::auth::rule::Rule;
 use crate::config::problem::Place;
 use crate::config::{External, file};
 use crate::s3::Endpoint;
