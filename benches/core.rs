@@ -21,7 +21,7 @@ use jsonwebtoken::{Algorithm, EncodingKey};
 use rcgen::{PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, SignatureAlgorithm};
 use serde_json::json;
 use subject::{PRIVATE, PUBLIC, SECRET, config_text, generation, load, now, request, token};
-use yatagarasu::auth::rule::Rule;
+use yatagarasu::access::rule::Rule;
 use yatagarasu::config::stages::Stages;
 use yatagarasu::config::{self, Source};
 use yatagarasu::gateway::admission::{Verdict, admit};

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant, SystemTime};
 use jsonwebtoken::{EncodingKey, Header};
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, SignatureAlgorithm};
 use serde_json::json;
-use yatagarasu::auth::keys::{Algorithm, Key};
-use yatagarasu::auth::verifier::{ConfiguredKey, Expectations, Verifier};
 use yatagarasu::secret::Secret;
+use yatagarasu::tokens::keys::{Algorithm, Key};
+use yatagarasu::tokens::verifier::{ConfiguredKey, Expectations, Verifier};
 
 const SECRET: &str = "a-secret-of-at-least-32-characters";
 const TOKENS: u32 = 2000;

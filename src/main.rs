@@ -8,12 +8,13 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Error, Result, anyhow};
 use clap::Parser;
 use yatagarasu::cli::{Cli, Command, ConfigCommand, DEFAULT_CONFIG};
+use yatagarasu::commands;
 use yatagarasu::config::stages::Stages;
 use yatagarasu::config::{self, Config, Source, Unloaded};
+use yatagarasu::process::signals::{self, Caught};
 use yatagarasu::reload::history_file::HistoryFile;
-use yatagarasu::reload::signals::{self, Caught};
 use yatagarasu::server::{self, Start};
-use yatagarasu::{client, logging};
+use yatagarasu::telemetry::log;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -39,10 +40,10 @@ fn main() -> ExitCode {
                 };
                 // With both at hand the file is the server's business alone, also when it is not valid here.
                 let report = match (reload.url, token) {
-                    (Some(url), Some(token)) => client::reload(&url, &token),
+                    (Some(url), Some(token)) => commands::reload(&url, &token),
                     (url, token) => {
                         let path = &reload.config.path;
-                        client::reload_configured(path, &load(path)?, url, token)
+                        commands::reload_configured(path, &load(path)?, url, token)
                     }
                 };
                 print(&report?);
@@ -50,11 +51,11 @@ fn main() -> ExitCode {
             }
             Some(Command::Sign(sign)) => {
                 let config = load(&sign.config.path)?;
-                print(&client::sign(&config, &sign.url, sign.ttl, sign.network.as_deref())?);
+                print(&commands::sign(&config, &sign.url, sign.ttl, sign.network.as_deref())?);
                 Ok(())
             }
             Some(Command::Token(token)) => {
-                print(&client::token(&load(&token.config.path)?, &token.claims, token.ttl)?);
+                print(&commands::token(&load(&token.config.path)?, &token.claims, token.ttl)?);
                 Ok(())
             }
         }
@@ -74,7 +75,7 @@ fn run(path: PathBuf, resume: Option<&Path>, upgrade: bool, signals: Caught) -> 
     #[cfg(target_os = "linux")]
     let _ = rustix::thread::disable_transparent_huge_pages(true);
     let mut loaded = config::load_from(Source::File(path.clone()), None, &mut Stages::default());
-    let log = logging::init();
+    let guard = log::init();
     let file_digest = loaded.digest.clone();
     // A start that ends here prints its problems instead, as `--validate` does.
     if loaded.outcome.is_ok() || resume.is_some() {
@@ -108,7 +109,7 @@ fn run(path: PathBuf, resume: Option<&Path>, upgrade: bool, signals: Caught) -> 
     }
     let config = loaded.outcome.map_err(|problems| with_hint(&path, problems))?;
     let start = Start { path, config, content: loaded.content, file_digest, upgrade };
-    server::run(start, signals, log)
+    server::run(start, signals, guard)
 }
 
 fn validate(path: &Path) -> Result<()> {

@@ -7,9 +7,9 @@ use std::time::{Duration, SystemTime};
 
 use jsonwebtoken::{Algorithm, EncodingKey, crypto::sign};
 use libfuzzer_sys::fuzz_target;
-use yatagarasu::auth::key_set::KeySet;
-use yatagarasu::auth::keys::{self, Key};
-use yatagarasu::auth::verifier::{ConfiguredKey, Expectations, PublishedKeys, Verifier};
+use yatagarasu::tokens::key_set::KeySet;
+use yatagarasu::tokens::keys::{self, Key};
+use yatagarasu::tokens::verifier::{ConfiguredKey, Expectations, PublishedKeys, Verifier};
 use yatagarasu::secret::Secret;
 
 const SECRET: &str = "a-secret-of-at-least-32-characters";

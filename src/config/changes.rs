@@ -7,8 +7,8 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde_yaml::{Mapping, Value};
 
-use super::redaction::redacted;
-use super::{Bucket, Config};
+use crate::config::{Bucket, Config};
+use crate::settings::redaction::redacted;
 
 /// The keys that a running process cannot change.
 const RESTART_ONLY: [&str; 1] = ["server.threads"];

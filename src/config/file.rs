@@ -10,8 +10,8 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_yaml::Value;
 
-use super::redaction::SecretQuery;
 use crate::secret::Secret;
+use crate::settings::redaction::SecretQuery;
 pub use auth::{Auth, PathRule, SignedLinks};
 
 /// The sections, each read on its own so that a mistake in one hides none in another.
@@ -35,7 +35,7 @@ pub struct File {
     pub admin: Admin,
     pub reload: Reload,
     pub log: Log,
-    pub limits: super::limits::Section,
+    pub limits: crate::limits::Section,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub jwt: Option<Jwt>,
 }

@@ -5,23 +5,10 @@
 //! configuration can fail. Knows the domain's types, not the network.
 
 pub mod changes;
-mod decode;
-mod document;
 mod file;
-mod known;
-mod limits;
-mod location;
-mod nesting;
-mod permissions;
-mod placeholder;
-pub mod problem;
-mod redaction;
-mod reference;
+mod reuse;
 mod sections;
-pub mod source;
 pub mod stages;
-mod syntax;
-mod tree;
 mod validate;
 
 use std::fmt;
@@ -33,26 +20,27 @@ use std::time::Duration;
 use serde_yaml::Value;
 use thiserror::Error;
 
-use crate::auth::claims::Condition;
-use crate::auth::key_set::KeySet;
-use crate::auth::keys::Algorithm;
-use crate::auth::networks::Network;
-use crate::auth::policy::Policy;
-use crate::auth::rule::Rule;
-use crate::auth::verifier::Verifier;
+use crate::access::networks::Network;
+use crate::access::policy::Policy;
+use crate::access::rule::Rule;
 use crate::deadline::Expired;
 use crate::fault;
-use crate::logging;
+use crate::limits::Limits;
 use crate::routing::{Prefix, RouteTable};
 use crate::s3::sigv4::Signer;
 use crate::s3::{self, Endpoint};
 use crate::secret::Secret;
-use known::{Filled, Known, Origin};
-pub use limits::Limits;
-use problem::{Place, Problems};
-use redaction::redacted;
-use reference::References;
-use source::Content;
+use crate::settings::problem::{Place, Problems};
+use crate::settings::redaction::redacted;
+use crate::settings::reference::References;
+use crate::settings::source::Content;
+use crate::settings::{document, source};
+use crate::telemetry::log;
+use crate::tokens::claims::Condition;
+use crate::tokens::key_set::KeySet;
+use crate::tokens::keys::Algorithm;
+use crate::tokens::verifier::Verifier;
+use reuse::{Filled, Known, Origin};
 use stages::Stages;
 
 /// A valid configuration, ready for use.
@@ -61,7 +49,7 @@ pub struct Config {
     pub server: Server,
     pub operators: Operators,
     pub reload: Reload,
-    pub log: logging::Settings,
+    pub log: log::Settings,
     pub limits: Limits,
     pub routes: RouteTable<Arc<Bucket>>,
     /// In the order of the file.
@@ -387,7 +375,7 @@ fn parse(
     }
     let Filled { tree, jwt, buckets } = stages.time("references", || {
         fault::point("references");
-        known::fill(document, &known, references, &mut problems)
+        reuse::fill(document, &known, references, &mut problems)
     });
     let valid = stages.time("validate", || {
         fault::point("validate");

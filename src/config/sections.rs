@@ -2,11 +2,11 @@
 
 use serde_yaml::Value;
 
-use super::decode;
-use super::file;
-use super::known::{Section, Written};
-use super::problem::{Place, Problems};
-use super::reference::References;
+use crate::config::file;
+use crate::config::reuse::{Section, Written};
+use crate::settings::decode;
+use crate::settings::problem::{Place, Problems};
+use crate::settings::reference::References;
 
 /// Reads every section and every bucket that is not in service already.
 pub fn read(

@@ -21,9 +21,9 @@ use tracing::{debug, error, info, warn};
 
 use crate::config::{Bucket, Config};
 use crate::generation::Live;
-use crate::metrics::Metrics;
 use crate::s3::identity::{Credentials, Identity, Source};
 use crate::s3::sigv4::Signatory;
+use crate::telemetry::metrics::Metrics;
 use fetch::{Failure, Fetcher};
 
 /// How long before they expire credentials are replaced, at most: an instance has new ones five minutes

@@ -11,18 +11,18 @@ use http::{Method, Version};
 use percent_encoding::percent_decode_str;
 use serde_json::json;
 
-use super::external::{Decision, Failure};
-use super::rejection::Rejection;
-use crate::auth::denied::Denied;
-use crate::auth::invalid_token::InvalidToken;
-use crate::auth::links::Object;
-use crate::auth::policy::{self, Mode};
-use crate::auth::principal::Principal;
+use crate::access::denied::Denied;
+use crate::access::links::Object;
+use crate::access::policy::{self, Mode};
 use crate::config::{Bucket, External};
+use crate::gateway::external::{Decision, Failure};
+use crate::gateway::rejection::Rejection;
 use crate::generation::Generation;
 use crate::routing::{self, InvalidPath};
 use crate::s3::key::{ObjectKey, encode_query_value};
 use crate::s3::sigv4::Signatory;
+use crate::tokens::invalid_token::InvalidToken;
+use crate::tokens::principal::Principal;
 
 /// Permission to read one object, and everything needed to ask the store for it. Only [`admit`]
 /// makes one, perhaps inside of a [`Question`], and nothing is signed without one.
@@ -277,11 +277,11 @@ mod tests {
     use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
     use proptest::sample::select;
 
-    use crate::auth::keys::{Algorithm, mint};
     use crate::config::stages::Stages;
     use crate::config::{self, Source};
     use crate::generation::Live;
     use crate::secret::Secret;
+    use crate::tokens::keys::{Algorithm, mint};
 
     const SECRET: &str = "a-secret-of-at-least-32-characters";
     const NOW: u64 = 1_800_000_000;

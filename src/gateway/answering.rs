@@ -14,10 +14,10 @@ use pingora::{Error, ErrorType, OrErr, Result};
 use tokio::time::timeout;
 use uuid::{NoContext, Timestamp, Uuid};
 
-use super::client_body;
-use super::context::{Context, Replacement};
-use super::rejection::Rejection;
 use crate::answer::Answer;
+use crate::gateway::client_body;
+use crate::gateway::context::{Context, Replacement};
+use crate::gateway::rejection::Rejection;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const CONFIG_GENERATION: HeaderName = HeaderName::from_static("x-config-generation");

@@ -7,9 +7,9 @@ use http::request::Parts;
 use pingora::proxy::Session;
 use tokio::time::timeout;
 
-use super::answering::WRITE;
-use super::downstream::Expected;
-use crate::admin::Body;
+use crate::gateway::answering::WRITE;
+use crate::gateway::downstream::Expected;
+use crate::operators::Body;
 
 /// How long a client may take to finish a request body that nobody wants, before its connection is
 /// given up instead of reused.

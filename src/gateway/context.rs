@@ -7,11 +7,11 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::address::LocalUser;
-use super::admission::Admission;
-use super::downstream::Downstream;
-use super::rejection::Rejection;
 use crate::config::Bucket;
+use crate::gateway::address::LocalUser;
+use crate::gateway::admission::Admission;
+use crate::gateway::downstream::Downstream;
+use crate::gateway::rejection::Rejection;
 use crate::generation::Generation;
 
 pub struct Context {

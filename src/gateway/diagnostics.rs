@@ -7,11 +7,11 @@ use http::request::Parts;
 use pingora::Error;
 use tracing::{Level, debug, enabled};
 
-use super::admission::{Admission, Refusal};
-use super::context::Context;
-use super::rejection::Rejection;
-use crate::reload::attempt::milliseconds;
+use crate::gateway::admission::{Admission, Refusal};
+use crate::gateway::context::Context;
+use crate::gateway::rejection::Rejection;
 use crate::routing;
+use crate::telemetry::units::milliseconds;
 
 /// Tells which bucket and which rule decided about a request for an object, and why it was refused.
 pub fn tell_decision(ctx: &Context, request: &Parts, admitted: &Result<Admission, Refusal>) {

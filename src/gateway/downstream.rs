@@ -11,7 +11,7 @@ use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::proxy::Session;
 use tokio::time::Instant;
 
-use super::address::LocalUser;
+use crate::gateway::address::LocalUser;
 
 /// A fault of a header that Pingora would have mended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -23,9 +23,9 @@ use thiserror::Error;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-use super::peer;
-use super::resolver::Resolver;
 use crate::config::External;
+use crate::gateway::peer;
+use crate::net::resolver::Resolver;
 
 /// A longer answer is none.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;

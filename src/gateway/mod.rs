@@ -1,7 +1,7 @@
 //! Clients' HTTP: Pingora's phases, in the order in which they run. Each decides nothing that
 //! `admit` has not decided; each room is entered once.
 
-mod access;
+mod access_log;
 mod address;
 pub mod admission;
 mod answering;
@@ -16,7 +16,6 @@ mod operators;
 pub mod peer;
 mod reason;
 mod rejection;
-pub mod resolver;
 mod store_answer;
 pub mod upstream;
 
@@ -38,15 +37,16 @@ use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 
-use crate::admin::{Endpoint, Operators};
 use crate::answer::Answer;
 use crate::config::Bucket;
 use crate::fault;
 use crate::generation::Generation;
+use crate::net::resolver::Resolver;
+use crate::operators::{Endpoint, Operators};
+use crate::process::signals;
 use crate::reload::attempt::Trigger;
-use crate::reload::signals;
 use crate::s3;
-use access::{Access, CLIENT_CLOSED, count_external_decision, count_upstream_error};
+use access_log::{Access, CLIENT_CLOSED, count_external_decision, count_upstream_error};
 use address::Client;
 pub use address::LocalUser;
 use admission::{Admission, Refusal, Verdict, admit, lacks_a_key};
@@ -58,7 +58,6 @@ use issuers::Issuers;
 use peer::Authorities;
 use reason::{reason, refusal};
 use rejection::{METHODS, Rejection, UpstreamError};
-use resolver::Resolver;
 use store_answer::Kind;
 
 /// A request that took longer than it may in all.

@@ -4,15 +4,15 @@ use std::time::{Instant, SystemTime};
 
 use pingora::proxy::Session;
 
-use super::Gateway;
-use super::client_body::read_body;
-use super::context::Context;
-use super::rejection::Rejection;
-use crate::admin::{self, Call, Endpoint};
+use crate::access::denied::Denied;
 use crate::answer::Answer;
-use crate::auth::denied::Denied;
-use crate::auth::invalid_token::InvalidToken;
-use crate::auth::principal::Principal;
+use crate::gateway::Gateway;
+use crate::gateway::client_body::read_body;
+use crate::gateway::context::Context;
+use crate::gateway::rejection::Rejection;
+use crate::operators::{self, Call, Endpoint};
+use crate::tokens::invalid_token::InvalidToken;
+use crate::tokens::principal::Principal;
 
 impl Gateway {
     /// The operators' endpoint that a request is for, if it is served on this port.
@@ -30,7 +30,7 @@ impl Gateway {
     ) -> Answer {
         if is_switched_off(endpoint, ctx) {
             ctx.rejection = Some(Rejection::NoRoute);
-            return admin::absent();
+            return operators::absent();
         }
         // Before everything else: who may not know an endpoint may neither learn its methods nor make us
         // read a body.
@@ -38,8 +38,8 @@ impl Gateway {
             Ok(principal) => principal,
             Err(rejection) => {
                 let answer = match &rejection {
-                    Rejection::Throttled(wait) => admin::throttled(*wait),
-                    Rejection::Denied(denied) => admin::refusal(denied),
+                    Rejection::Throttled(wait) => operators::throttled(*wait),
+                    Rejection::Denied(denied) => operators::refusal(denied),
                     other => other.answer(&session.req_header().headers, &ctx.request_id),
                 };
                 ctx.rejection = Some(rejection);

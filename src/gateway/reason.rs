@@ -2,8 +2,8 @@
 
 use pingora::Error;
 
-use super::context::Context;
-use super::rejection::{Rejection, UpstreamError};
+use crate::gateway::context::Context;
+use crate::gateway::rejection::{Rejection, UpstreamError};
 use crate::s3::error::Cause;
 
 /// The cause for which the store refused our credentials, if it did.

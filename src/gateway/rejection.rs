@@ -8,13 +8,13 @@ use pingora::{Error, ErrorSource, ErrorType};
 use serde_json::json;
 use thiserror::Error;
 
-use super::downstream::Malformed;
-use super::external::Failure;
+use crate::access::denied::Denied;
 use crate::answer::Answer;
-use crate::auth::denied::Denied;
-use crate::auth::invalid_token::InvalidToken;
+use crate::gateway::downstream::Malformed;
+use crate::gateway::external::Failure;
 use crate::routing::InvalidPath;
 use crate::s3;
+use crate::tokens::invalid_token::InvalidToken;
 
 /// The methods of the traffic port, as in an `Allow` header.
 pub const METHODS: &str = "GET, HEAD, OPTIONS";
@@ -262,7 +262,7 @@ mod tests {
     use super::*;
     use http::HeaderValue;
 
-    use crate::auth::links::InvalidLink;
+    use crate::access::links::InvalidLink;
 
     #[test]
     fn accept_chooses_the_document() {

@@ -5,7 +5,7 @@ use http::{HeaderValue, StatusCode, Version};
 use pingora::http::ResponseHeader;
 use pingora::{Error, ErrorType, Result};
 
-use super::context::Context;
+use crate::gateway::context::Context;
 
 /// Informational answers that a store may send before its final one. Stores send one `100 Continue` or none.
 const MAX_INFORMATIONAL: u32 = 16;

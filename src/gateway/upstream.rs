@@ -11,8 +11,8 @@ use http::uri::PathAndQuery;
 use pingora::http::RequestHeader;
 use pingora::{ErrorType, OrErr, Result};
 
-use super::admission::Admission;
 use crate::config::Bucket;
+use crate::gateway::admission::Admission;
 use crate::s3::sigv4::Request;
 
 /// The client's headers that reach the store, beside those that the signature needs.

@@ -4,16 +4,17 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 use thiserror::Error;
 
 use crate::config::Config;
 use crate::config::changes::{Change, PendingRestart};
-use crate::config::problem::Problems;
-use crate::config::source::Content;
 use crate::config::stages::Stages;
+use crate::settings::problem::Problems;
+use crate::settings::source::Content;
+use crate::telemetry::units::{milliseconds, unix_seconds};
 
 /// Who asked for a reload.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -341,13 +342,4 @@ pub fn join<T: fmt::Display>(items: impl IntoIterator<Item = T>, separator: &str
         seen.insert(text);
     }
     joined
-}
-
-/// With the precision of a microsecond.
-pub fn milliseconds(duration: Duration) -> f64 {
-    duration.as_micros() as f64 / 1000.0
-}
-
-pub fn unix_seconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }

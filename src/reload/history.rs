@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::attempt::{Attempt, Refusal, Restorable};
-use crate::config::source::Content;
+use crate::reload::attempt::{Attempt, Refusal, Restorable};
+use crate::settings::source::Content;
 
 /// Attempts that are remembered.
 pub const KEPT: usize = 32;

@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thiserror::Error;
 
-use super::history::History;
-use crate::config::source::{self, Content, Unreadable};
+use crate::reload::history::History;
+use crate::settings::source::{self, Content, Unreadable};
 
 /// The largest history file: the largest configuration in Base64, a referenced file or a hundred, and the
 /// reports.

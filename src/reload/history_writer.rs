@@ -10,10 +10,10 @@ use std::time::Duration;
 use serde_json::Value;
 use tracing::warn;
 
-use super::history::History;
-use super::history_file::{HistoryFile, Unusable};
-use super::lock;
-use crate::config::source::Unreadable;
+use crate::reload::history::History;
+use crate::reload::history_file::{HistoryFile, Unusable};
+use crate::reload::lock;
+use crate::settings::source::Unreadable;
 
 /// How long the start of the process waits for the reports of an earlier one.
 const FIRST_READ: Duration = Duration::from_secs(1);

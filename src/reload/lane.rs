@@ -10,11 +10,11 @@ use std::sync::{Mutex, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use super::attempt::Refusal;
-use super::lock;
-use super::preparation::{Preparation, Report};
 use crate::config::stages::{Current, Stages};
 use crate::deadline::Deadline;
+use crate::reload::attempt::Refusal;
+use crate::reload::lock;
+use crate::reload::preparation::{Preparation, Report};
 
 /// A place for one run at a time.
 #[derive(Debug, Default)]

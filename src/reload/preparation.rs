@@ -5,15 +5,15 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use super::attempt::{Conditions, From, Refusal, Restorable};
-use super::hooks::Hook;
-use super::{Commit, Listen, Seen, Surroundings, Warmed};
 use crate::config::changes::{self, Change, PendingRestart};
-use crate::config::source::Content;
 use crate::config::stages::Stages;
 use crate::config::{self, Config, Source, Unloaded};
 use crate::deadline::Deadline;
 use crate::fault;
+use crate::reload::attempt::{Conditions, From, Refusal, Restorable};
+use crate::reload::hooks::Hook;
+use crate::reload::{Commit, Listen, Seen, Surroundings, Warmed};
+use crate::settings::source::Content;
 
 /// The part of the deadline that warming leaves for publication, so that a slow issuer costs a warning
 /// and not the reload.

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use tracing::{error, info, warn};
 
-use super::attempt::{Attempt, Verdict, join, milliseconds};
+use crate::reload::attempt::{Attempt, Verdict, join};
+use crate::telemetry::units::milliseconds;
 
 impl Attempt {
     /// Logs the attempt, with its first changes; then each warning and each key that waits for a restart.

@@ -21,11 +21,11 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 use tracing::warn;
 
-use super::Reloader;
-use super::attempt::{Conditions, From, Trigger};
 use crate::config::Watch;
-use crate::config::source::{Content, directory};
 use crate::fault;
+use crate::reload::Reloader;
+use crate::reload::attempt::{Conditions, From, Trigger};
+use crate::settings::source::{Content, directory};
 
 /// How many pauses a writer who never rests can hold a look up.
 const PATIENCE: u32 = 20;
@@ -78,12 +78,12 @@ impl Watcher {
     }
 
     pub fn status(&self) -> Status {
-        super::lock(&self.status).clone()
+        crate::reload::lock(&self.status).clone()
     }
 
     /// Starts the thread, unless it runs already. It ends with the reloader.
     pub fn start(&self, reloader: &Arc<Reloader>) -> io::Result<()> {
-        let Some(hints) = super::lock(&self.hints).take() else { return Ok(()) };
+        let Some(hints) = crate::reload::lock(&self.hints).take() else { return Ok(()) };
         let watching =
             Watching { hints, waker: self.waker.clone(), status: self.status.clone(), undecided: None };
         let reloader = Arc::downgrade(reloader);
@@ -205,7 +205,7 @@ impl Watching {
     }
 
     fn report(&self, status: Status) {
-        let mut current = super::lock(&self.status);
+        let mut current = crate::reload::lock(&self.status);
         if let Some(problem) = &status.problem
             && current.problem.as_ref() != Some(problem)
         {
@@ -217,7 +217,7 @@ impl Watching {
 
 /// The defect of a watcher that trusts the first hint.
 fn lie_about_what_was_seen(reloader: &Reloader) {
-    let mut seen = super::lock(&reloader.shared.seen);
+    let mut seen = crate::reload::lock(&reloader.shared.seen);
     seen.digest = Content::observe(reloader.path(), &seen.referenced).digest();
 }
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 use serde_json::Value;
 use tracing::warn;
 
-use super::attempt::{Attempt, Verdict};
 use crate::config::Notify;
+use crate::reload::attempt::{Attempt, Verdict};
 
 /// Attempts to deliver one message, and the pause between them.
 const TRIES: u32 = 3;

@@ -12,18 +12,18 @@ use std::time::Instant;
 
 use tracing::error;
 
-use super::attempt::{Attempt, Conditions, From, Refusal, Restorable, Trigger, Verdict};
-use super::history_file::HistoryFile;
-use super::hooks::{self, Announcement};
-use super::lane::Lane;
-use super::preparation::{Preparation, Prepared, Report};
-use super::webhook::Webhook;
-use super::{Notice, Request, Shared, Surroundings, lock};
 use crate::config::Config;
 use crate::fault;
 use crate::generation::Live;
-use crate::logging;
-use crate::metrics::Metrics;
+use crate::reload::attempt::{Attempt, Conditions, From, Refusal, Restorable, Trigger, Verdict};
+use crate::reload::history_file::HistoryFile;
+use crate::reload::hooks::{self, Announcement};
+use crate::reload::lane::Lane;
+use crate::reload::preparation::{Preparation, Prepared, Report};
+use crate::reload::webhook::Webhook;
+use crate::reload::{Notice, Request, Shared, Surroundings, lock};
+use crate::telemetry::log;
+use crate::telemetry::metrics::Metrics;
 
 /// How much a reload stands back behind requests (`nice(2)`).
 const RELOAD_NICE: i32 = 10;
@@ -179,7 +179,7 @@ impl Worker {
         attempt.stages = stages;
         let is_whole = survive("after a publication", || {
             fault::point("publish");
-            logging::apply(config.log);
+            log::apply(config.log);
             opened();
             warmed();
             previous.config.retire(&config);

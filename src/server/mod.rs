@@ -1,16 +1,5 @@
 //! The composition root: what the process is made of, the order in which it starts and ends.
 
-mod acceptor;
-mod alarm;
-mod connection;
-mod connections;
-mod header_scan;
-mod listener;
-mod ports;
-mod socket_file;
-mod upgrade;
-mod workers;
-
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,28 +15,29 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{error, info, warn};
 
-use crate::admin::Operators;
-use crate::admin::limiter::Limiter;
-use crate::admin::scrapes::Scrapes;
 use crate::config::Config;
-use crate::config::source::Content;
 use crate::credentials::Refresher;
 use crate::gateway::Gateway;
 use crate::gateway::external::Services;
 use crate::gateway::issuers::Issuers;
 use crate::gateway::peer::Authorities;
-use crate::gateway::resolver::{MAX_ADDRESSES, Resolver};
 use crate::generation::Live;
-use crate::lifecycle::Lifecycle;
-use crate::logging;
-use crate::metrics::Metrics;
-use crate::reload::signals::{Actions, Caught};
-use crate::reload::{Notice, Reloader, Surroundings, Warmed, systemd};
+use crate::listen::connections::Connections;
+use crate::listen::ports::{Ports, bind_all};
+use crate::listen::upgrade::Waiting;
+use crate::listen::workers::Workers;
+use crate::net::resolver::{MAX_ADDRESSES, Resolver};
+use crate::operators::Operators;
+use crate::operators::limiter::Limiter;
+use crate::operators::scrapes::Scrapes;
+use crate::process::lifecycle::Lifecycle;
+use crate::process::signals::{Actions, Caught};
+use crate::process::systemd;
+use crate::reload::{Notice, Reloader, Surroundings, Warmed};
 use crate::s3::Host;
-use connections::Connections;
-use ports::{Ports, bind_all};
-use upgrade::Waiting;
-use workers::Workers;
+use crate::settings::source::Content;
+use crate::telemetry::log;
+use crate::telemetry::metrics::Metrics;
 
 /// Idle connections to stores that are kept, per thread.
 const POOLED_CONNECTIONS_PER_THREAD: usize = 256;
@@ -70,10 +60,10 @@ pub struct Start {
 
 /// Runs until the process is told to end. Returns when everything under way is done or the grace
 /// period is over.
-pub fn run(start: Start, signals: Caught, log: logging::Guard) -> Result<()> {
+pub fn run(start: Start, signals: Caught, log: log::Guard) -> Result<()> {
     let Start { path, config, content, file_digest, upgrade } = start;
-    logging::apply(config.log);
-    logging::warn_of_environment();
+    log::apply(config.log);
+    log::warn_of_environment();
     for warning in &config.warnings {
         warn!("{warning}");
     }
@@ -271,7 +261,7 @@ fn actions(live: &Arc<Live>, ports: &Arc<Ports>, lifecycle: &Arc<Lifecycle>) -> 
             let handed_over = ports
                 .listeners()
                 .map_err(anyhow::Error::from)
-                .and_then(|listeners| upgrade::hand_over(&socket, &listeners));
+                .and_then(|listeners| crate::listen::upgrade::hand_over(&socket, &listeners));
             match handed_over {
                 Ok(pid) => {
                     info!(pid, "another process serves now");

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Claim;
+use crate::config::file::Claim;
 use crate::secret::Secret;
 
 /// The default of every `mode`.

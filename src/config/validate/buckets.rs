@@ -7,17 +7,17 @@ use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
-use super::credentials::Identities;
-use super::jwt::Jwt;
-use super::{Roots, Validator};
-use crate::config::known::{Known, Section};
-use crate::config::problem::{Place, shown};
-use crate::config::redaction::{conceal, holds_secret};
-use crate::config::reference::Position;
+use crate::config::reuse::{Known, Section};
+use crate::config::validate::credentials::Identities;
+use crate::config::validate::jwt::Jwt;
+use crate::config::validate::{Roots, Validator};
 use crate::config::{Bucket, Timeouts, Trust, file};
 use crate::routing::Prefix;
 use crate::s3::sigv4::Signer;
 use crate::s3::{self, Addressing, Endpoint, InvalidBucket, Scheme};
+use crate::settings::problem::{Place, shown};
+use crate::settings::redaction::{conceal, holds_secret};
+use crate::settings::reference::Position;
 
 /// The most buckets that a message names.
 const MAX_NAMES: usize = 10;

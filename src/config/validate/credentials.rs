@@ -4,11 +4,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::Validator;
 use crate::config::file;
-use crate::config::problem::Place;
+use crate::config::validate::Validator;
 use crate::s3::identity::{self, Credentials, Identity, Source};
 use crate::secret::Secret;
+use crate::settings::problem::Place;
 
 pub struct Identities {
     /// One for the same settings, in all buckets and all generations.

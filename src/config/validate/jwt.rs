@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use http::HeaderName;
 
-use super::Validator;
-use crate::auth::claims::{Condition, InvalidCondition};
-use crate::auth::rule::Rule;
-use crate::auth::token::Source;
-use crate::auth::verifier::Verifier;
-use crate::config::known::Known;
-use crate::config::problem::Place;
+use crate::access::rule::Rule;
+use crate::config::reuse::Known;
+use crate::config::validate::Validator;
 use crate::config::{Jwks, MintingKey, file};
+use crate::settings::problem::Place;
+use crate::tokens::claims::{Condition, InvalidCondition};
+use crate::tokens::token::Source;
+use crate::tokens::verifier::Verifier;
 
 /// The most places where a token may be, and the most conditions in one list.
 const MAX_SOURCES: usize = 16;

@@ -10,16 +10,16 @@ use http::Uri;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::Validator;
-use super::jwt::Jwt;
-use crate::auth::key_set;
-use crate::auth::keys::{Algorithm, InvalidKey, Key};
-use crate::auth::verifier::{ConfiguredKey, Expectations, PublishedKeys, Verifier};
-use crate::config::document::KEY;
-use crate::config::known::Known;
-use crate::config::problem::Place;
+use crate::config::reuse::Known;
+use crate::config::validate::Validator;
+use crate::config::validate::jwt::Jwt;
 use crate::config::{Jwks, MintingKey, Trust, Url, file};
 use crate::secret::Secret;
+use crate::settings::document::KEY;
+use crate::settings::problem::Place;
+use crate::tokens::key_set;
+use crate::tokens::keys::{Algorithm, InvalidKey, Key};
+use crate::tokens::verifier::{ConfiguredKey, Expectations, PublishedKeys, Verifier};
 
 /// The most keys, sets of keys and audiences in one list, and the longest issuer and audience.
 const MAX_KEYS: usize = 100;

@@ -2,9 +2,9 @@
 
 use serde_yaml::Value;
 
-use super::Validator;
-use crate::config::limits::{Limits, Section};
-use crate::config::problem::Place;
+use crate::config::validate::Validator;
+use crate::limits::{Limits, Section};
+use crate::settings::problem::Place;
 
 impl Validator<'_, '_> {
     pub fn limits(&mut self, limits: &Section, place: &Place) -> Limits {

@@ -2,10 +2,10 @@
 
 use tracing::Level;
 
-use super::Validator;
 use crate::config::file;
-use crate::config::problem::Place;
-use crate::logging::{Format, Settings};
+use crate::config::validate::Validator;
+use crate::settings::problem::Place;
+use crate::telemetry::log::{Format, Settings};
 
 impl Validator<'_, '_> {
     /// The settings; a value that is not valid is a problem, and its default stands in.

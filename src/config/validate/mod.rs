@@ -17,18 +17,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::file::{self, File};
-use super::known::{Known, Section};
-use super::permissions::Permissions;
-use super::problem::{Place, Problems};
-use super::redaction::{conceal, holds_secret};
-use super::reference::{Position, References};
-use super::{Config, Minting, Notify, Operators, Reload, Server, Watch};
-use crate::auth::claims::Condition;
-use crate::auth::networks::Network;
-use crate::auth::rule::Rule;
-use crate::auth::token::Source;
+use crate::access::networks::Network;
+use crate::access::rule::Rule;
+use crate::config::file::{self, File};
+use crate::config::reuse::{Known, Section};
+use crate::config::{Config, Minting, Notify, Operators, Reload, Server, Watch};
 use crate::secret::Secret;
+use crate::settings::permissions::Permissions;
+use crate::settings::problem::{Place, Problems};
+use crate::settings::redaction::{conceal, holds_secret};
+use crate::settings::reference::{Position, References};
+use crate::tokens::claims::Condition;
+use crate::tokens::token::Source;
 use jwt::Jwt;
 
 /// A day, the longest that anything may be made to wait.

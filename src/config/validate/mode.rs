@@ -1,9 +1,9 @@
 //! The `mode` of what may be observed before it is enforced.
 
-use super::Validator;
-use crate::auth::policy::{Mode, Policy};
+use crate::access::policy::{Mode, Policy};
 use crate::config::file;
-use crate::config::problem::Place;
+use crate::config::validate::Validator;
+use crate::settings::problem::Place;
 
 impl Validator<'_, '_> {
     pub fn auth_mode(&mut self, auth: &file::Auth, place: &Place) -> Mode {

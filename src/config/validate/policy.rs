@@ -5,18 +5,18 @@ use std::time::Duration;
 
 use http::uri::PathAndQuery;
 
-use super::Validator;
-use super::jwt::Jwt;
-use crate::auth::claims::Condition;
-use crate::auth::links::{Links, MIN_SECRET_CHARACTERS};
-use crate::auth::networks::{Network, Networks};
-use crate::auth::pattern::{Class, Pattern};
-use crate::auth::policy::{Mode, PathRule, Policy, Readers, Rules};
-use crate::auth::rule::Rule;
-use crate::config::problem::Place;
+use crate::access::links::{Links, MIN_SECRET_CHARACTERS};
+use crate::access::networks::{Network, Networks};
+use crate::access::pattern::{Class, Pattern};
+use crate::access::policy::{Mode, PathRule, Policy, Readers, Rules};
+use crate::access::rule::Rule;
+use crate::config::validate::Validator;
+use crate::config::validate::jwt::Jwt;
 use crate::config::{External, file};
 use crate::s3::Endpoint;
 use crate::secret::Secret;
+use crate::settings::problem::Place;
+use crate::tokens::claims::Condition;
 
 /// More rules than this for one bucket belong into the claims of tokens.
 const MAX_RULES: usize = 1000;

@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use serde_yaml::Value;
 
-use super::Validator;
 use crate::config::Bucket;
-use crate::config::known::within;
-use crate::config::permissions::Permissions;
-use crate::config::placeholder;
-use crate::config::problem::{Place, shown};
-use crate::config::redaction::redacted;
+use crate::config::validate::Validator;
 use crate::secret::Secret;
+use crate::settings::permissions::Permissions;
+use crate::settings::placeholder;
+use crate::settings::problem::{Place, shown};
+use crate::settings::redaction::redacted;
+use crate::settings::reference::within;
 
 /// The most warnings that a log or an answer is filled with.
 const MAX_WARNINGS: usize = 100;

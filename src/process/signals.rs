@@ -1,0 +1,70 @@
+//! Unix signals: SIGHUP reloads, SIGQUIT hands the listeners over, SIGTERM and SIGINT drain, and a
+//! second one of those ends the process at once.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::iterator::SignalsInfo;
+use signal_hook::iterator::exfiltrator::origin::WithOrigin;
+
+use crate::fault;
+use crate::reload::Reloader;
+use crate::reload::attempt::Trigger;
+
+/// Signals that were caught and wait to be acted upon.
+pub struct Caught(SignalsInfo<WithOrigin>);
+
+/// Catches SIGHUP, whose default would be to end the process. For the first line of `main`.
+pub fn catch_hangup() -> io::Result<Caught> {
+    SignalsInfo::new([SIGHUP]).map(Caught)
+}
+
+/// What signals other than SIGHUP do.
+pub struct Actions {
+    pub hand_over: Box<dyn Fn() + Send>,
+    pub drain: Box<dyn Fn() + Send>,
+    pub exit: Box<dyn Fn() + Send>,
+}
+
+impl Caught {
+    /// Catches the others too. Until then they end a process that serves nothing yet.
+    pub fn catch_all(&self) -> io::Result<()> {
+        [SIGTERM, SIGINT, SIGQUIT].into_iter().try_for_each(|signal| self.0.add_signal(signal))
+    }
+
+    /// Acts on what was caught until now and on whatever comes, on a thread of its own.
+    pub fn act(mut self, reloader: Arc<Reloader>, actions: Actions) -> io::Result<()> {
+        thread::Builder::new().name("signals".to_owned()).spawn(move || {
+            let mut draining = false;
+            for origin in &mut self.0 {
+                match origin.signal {
+                    SIGHUP if fault::is_active("looked at by the next request") => {
+                        PENDING.store(true, Ordering::SeqCst);
+                    }
+                    SIGHUP => {
+                        let sender = origin.process.map(|process| (process.pid, process.uid));
+                        reloader.trigger(Trigger::Signal { sender });
+                    }
+                    SIGQUIT => (actions.hand_over)(),
+                    _ if draining => (actions.exit)(),
+                    _ => {
+                        draining = true;
+                        (actions.drain)();
+                    }
+                }
+            }
+        })?;
+        Ok(())
+    }
+}
+
+/// The defect of a SIGHUP that waits for traffic.
+static PENDING: AtomicBool = AtomicBool::new(false);
+
+/// For the defect: a request looks whether a SIGHUP came.
+pub fn take_pending() -> bool {
+    fault::is_active("looked at by the next request") && PENDING.swap(false, Ordering::SeqCst)
+}

@@ -1,0 +1,5 @@
+//! Everything that the program tells about itself: metrics and the log.
+
+pub mod log;
+pub mod metrics;
+pub mod units;
