@@ -25,10 +25,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use subject::{PRIVATE, PUBLIC, now};
-use yatagarasu::gateway::admission::{Verdict, admit};
-use yatagarasu::gateway::upstream::signed_request;
-use yatagarasu::routing::{Prefix, RouteTable};
-use yatagarasu::s3::sigv4::Request;
+use yatagarasu::internals::{Prefix, Request, RouteTable, Verdict, admit, signed_request};
 
 /// The program's own, so that an allocation costs what it costs there.
 #[global_allocator]

@@ -21,13 +21,9 @@ use jsonwebtoken::{Algorithm, EncodingKey};
 use rcgen::{PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, SignatureAlgorithm};
 use serde_json::json;
 use subject::{PRIVATE, PUBLIC, SECRET, config_text, generation, load, now, request, token};
-use yatagarasu::access::rule::Rule;
-use yatagarasu::config::stages::Stages;
-use yatagarasu::config::{self, Source};
-use yatagarasu::gateway::admission::{Verdict, admit};
-use yatagarasu::gateway::upstream::signed_request;
-use yatagarasu::routing::{Prefix, RouteTable};
-use yatagarasu::s3::sigv4::Request;
+use yatagarasu::internals::{
+    Prefix, Request, RouteTable, Rule, Source, Stages, Verdict, admit, changes, load_from, signed_request,
+};
 
 /// The program's own.
 #[global_allocator]
@@ -167,7 +163,7 @@ fn load_and_build(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new("unchanged", buckets), |b| {
             b.iter(|| {
                 let source = Source::Text { path: path.clone(), text: text.clone().into_bytes() };
-                config::load_from(source, Some(&in_service), &mut Stages::default()).outcome.expect("valid")
+                load_from(source, Some(&in_service), &mut Stages::default()).outcome.expect("valid")
             });
         });
     }
@@ -179,7 +175,7 @@ fn limits(c: &mut Criterion) {
     group.sample_size(10).measurement_time(Duration::from_secs(3));
     let judge = |text: &str| {
         let source = Source::Text { path: "bench.yaml".into(), text: text.as_bytes().to_vec() };
-        config::load_from(source, None, &mut Stages::default()).outcome
+        load_from(source, None, &mut Stages::default()).outcome
     };
     let rules: Vec<String> =
         (0..1_000).map(|n| format!("{{ path: \"{}*{n:04}\", allow: public }}", "a".repeat(1_019))).collect();
@@ -196,8 +192,8 @@ fn limits(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new("changed", buckets), |b| {
             b.iter(|| {
                 let source = Source::Text { path: "bench.yaml".into(), text: changed.clone().into_bytes() };
-                let loaded = config::load_from(source, Some(&in_service), &mut Stages::default());
-                let changes = config::changes::between(&in_service, &loaded.outcome.expect("valid"));
+                let loaded = load_from(source, Some(&in_service), &mut Stages::default());
+                let changes = changes::between(&in_service, &loaded.outcome.expect("valid"));
                 assert_eq!(changes.len(), buckets);
             });
         });

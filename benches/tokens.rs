@@ -6,9 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use jsonwebtoken::{EncodingKey, Header};
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, SignatureAlgorithm};
 use serde_json::json;
-use yatagarasu::secret::Secret;
-use yatagarasu::tokens::keys::{Algorithm, Key};
-use yatagarasu::tokens::verifier::{ConfiguredKey, Expectations, Verifier};
+use yatagarasu::internals::{Algorithm, ConfiguredKey, Expectations, Key, Secret, Verifier};
 
 const SECRET: &str = "a-secret-of-at-least-32-characters";
 const TOKENS: u32 = 2000;

@@ -9,9 +9,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use serde_yaml::Value;
-use yatagarasu::reload::Reloader;
-use yatagarasu::reload::attempt::{Attempt, Verdict};
-use yatagarasu::reload::hooks::Announcement;
+use yatagarasu::{Announcement, Attempt, Reloader, Verdict};
 
 const CONFIG: &str = "\
 reload: { debounce_ms: 50, poll_seconds: 1 }

@@ -9,39 +9,39 @@ use serde_json::Value;
 /// Serves private S3 buckets over HTTP, under a configuration that can change while it serves.
 #[derive(Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true)]
-pub struct Cli {
+pub(crate) struct Cli {
     #[command(flatten)]
-    pub config: ConfigFile,
+    pub(crate) config: ConfigFile,
 
     /// Check the configuration and exit; needs no network
     #[arg(long)]
-    pub validate: bool,
+    pub(crate) validate: bool,
 
     /// Take the listeners over from the running process; then send it SIGQUIT
     #[arg(long, conflicts_with = "validate")]
-    pub upgrade: bool,
+    pub(crate) upgrade: bool,
 
     /// When the file is invalid, start with the last configuration that took effect, from
     /// `reload.history_file`
     #[arg(long, value_name = "HISTORY_FILE", conflicts_with = "validate")]
-    pub resume: Option<PathBuf>,
+    pub(crate) resume: Option<PathBuf>,
 
     #[command(subcommand)]
-    pub command: Option<Command>,
+    pub(crate) command: Option<Command>,
 }
 
 /// Path of the configuration without `--config`.
-pub const DEFAULT_CONFIG: &str = "/etc/yatagarasu/config.yaml";
+pub(crate) const DEFAULT_CONFIG: &str = "/etc/yatagarasu/config.yaml";
 
 #[derive(Debug, Args)]
-pub struct ConfigFile {
+pub(crate) struct ConfigFile {
     /// The configuration file
     #[arg(long = "config", value_name = "FILE", default_value = DEFAULT_CONFIG)]
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
 }
 
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Look at a configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -54,7 +54,7 @@ pub enum Command {
 }
 
 #[derive(Debug, Subcommand)]
-pub enum ConfigCommand {
+pub(crate) enum ConfigCommand {
     /// Check a configuration file, as `--validate` does
     Validate {
         #[arg(value_name = "FILE")]
@@ -65,53 +65,53 @@ pub enum ConfigCommand {
 }
 
 #[derive(Debug, Args)]
-pub struct Reload {
+pub(crate) struct Reload {
     #[command(flatten)]
-    pub config: ConfigFile,
+    pub(crate) config: ConfigFile,
 
     /// Where the server is, as `http://127.0.0.1:9090`; without it the configuration file says
     #[arg(long, value_name = "URL")]
-    pub url: Option<String>,
+    pub(crate) url: Option<String>,
 
     /// An operator's token; other users of this machine can see it, so prefer --token-file
     #[arg(long, value_name = "TOKEN", conflicts_with = "token_file")]
-    pub token: Option<String>,
+    pub(crate) token: Option<String>,
 
     /// An operator's token in a file; without a token one is made with `jwt.secret`
     #[arg(long, value_name = "FILE")]
-    pub token_file: Option<PathBuf>,
+    pub(crate) token_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
-pub struct Token {
+pub(crate) struct Token {
     #[command(flatten)]
-    pub config: ConfigFile,
+    pub(crate) config: ConfigFile,
 
     /// A claim; the value is JSON, or else a text; the name may be a dotted path
     #[arg(long = "claim", value_name = "NAME=VALUE", value_parser = claim)]
-    pub claims: Vec<(String, Value)>,
+    pub(crate) claims: Vec<(String, Value)>,
 
     /// How long the token is valid, as `90s`, `1h` or `7d`
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = humantime::parse_duration)]
-    pub ttl: Duration,
+    pub(crate) ttl: Duration,
 }
 
 #[derive(Debug, Args)]
-pub struct Sign {
+pub(crate) struct Sign {
     #[command(flatten)]
-    pub config: ConfigFile,
+    pub(crate) config: ConfigFile,
 
     /// The object, as `https://files.example/products/a.pdf` or `/products/a.pdf`, percent-encoded
     #[arg(value_name = "URL")]
-    pub url: String,
+    pub(crate) url: String,
 
     /// How long the link is valid, as `90s`, `1h` or `7d`
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = humantime::parse_duration)]
-    pub ttl: Duration,
+    pub(crate) ttl: Duration,
 
     /// The only network that the link is good from, as `192.0.2.0/24`
     #[arg(long, value_name = "NETWORK")]
-    pub network: Option<String>,
+    pub(crate) network: Option<String>,
 }
 
 fn claim(text: &str) -> Result<(String, Value), String> {

@@ -14,21 +14,21 @@ fn wanted() -> Option<String> {
 
 /// Whether a defect is switched on.
 #[cfg(feature = "faults")]
-pub fn is_active(defect: &str) -> bool {
+pub(crate) fn is_active(defect: &str) -> bool {
     wanted().is_some_and(|wanted| wanted == defect)
 }
 
 /// Never, in a program that people use.
 #[cfg(not(feature = "faults"))]
 #[inline(always)]
-pub fn is_active(_defect: &str) -> bool {
+pub(crate) fn is_active(_defect: &str) -> bool {
     false
 }
 
 /// Fails here if that is wanted.
 #[inline]
 #[expect(clippy::panic, reason = "this is what it is for")]
-pub fn point(stage: &str) {
+pub(crate) fn point(stage: &str) {
     if cfg!(feature = "faults") {
         if is_active(&format!("panic {stage}")) {
             panic!("a panic on demand in the stage {stage}");

@@ -1,27 +1,60 @@
 //! yatagarasu: private S3 buckets over HTTP, under a configuration that can change while it serves.
 //!
-//! The map, from roof to cellar. A module imports only from modules listed below it.
+//! A program that embeds the reloader uses what is exported here; `examples/embedded.rs` shows how.
+//!
+//! The list of modules is the map of the house, from roof to cellar. A module imports only from modules
+//! listed below it.
 
-pub mod cli; //        the command line as typed
-pub mod commands; //   commands that talk to a running server, and tokens
-pub mod server; //     composition root: listeners, services, shutdown
-pub mod listen; //     sockets that clients and operators connect to
-pub mod gateway; //    clients' HTTP: the data path, as Pingora's phases
-pub mod operators; //  operators' HTTP: reload, status, metrics, health; failed log-ins
-pub mod answer; //     an HTTP answer of our own
-pub mod process; //    the process and the operating system: life cycle, signals, systemd
-pub mod reload; //     the only writer of the live pointer, and what triggers it
-pub mod credentials; // fetches the stores' credentials, and keeps them fresh
-pub mod generation; // one immutable configuration in service, and the pointer to it
-pub mod config; //     from a file to a total configuration
-pub mod settings; //   from text to trees with places, references and problems; knows no key
-pub mod limits; //     the limits of connections and headers
-pub mod access; //     may this request read this object?
-pub mod tokens; //     who sends a request: tokens, keys, claims
-pub mod net; //        the way to other servers
-pub mod routing; //    paths and prefixes
-pub mod s3; //         addressing and signing requests to a store
-pub mod telemetry; //  metrics, the log, units
-pub mod deadline; //   until when a run may go on
-pub mod secret; //     a secret prints as [redacted]
-pub mod fault; //      failures on demand, in test builds only
+#![warn(unreachable_pub)]
+
+mod commands; //   commands that talk to a running server, and tokens
+mod cli; //        the command line as typed
+mod server; //     composition root: listeners, services, shutdown
+mod listen; //     sockets that clients and operators connect to
+mod gateway; //    clients' HTTP: the data path, as Pingora's phases
+mod operators; //  operators' HTTP: reload, status, metrics, health; failed log-ins
+mod answer; //     an HTTP answer of our own
+mod process; //    the process and the operating system: life cycle, signals, systemd
+mod reload; //     the only writer of the live pointer, and what triggers it
+mod credentials; // fetches the stores' credentials, and keeps them fresh
+mod generation; // one immutable configuration in service, and the pointer to it
+mod config; //     from a file to a total configuration
+mod settings; //   from text to trees with places, references and problems; knows no key
+mod limits; //     the limits of connections and headers
+mod access; //     may this request read this object?
+mod tokens; //     who sends a request: tokens, keys, claims
+mod net; //        the way to other servers
+mod routing; //    paths and prefixes
+mod s3; //         addressing and signing requests to a store
+mod telemetry; //  metrics, the log, units
+mod deadline; //   until when a run may go on
+mod secret; //     a secret prints as [redacted]
+mod fault; //      failures on demand, in test builds only
+
+pub use config::Config;
+pub use generation::{Generation, Live};
+pub use reload::Reloader;
+pub use reload::attempt::{Attempt, Refusal, Verdict};
+pub use reload::hooks::{Announcement, Event};
+
+#[doc(hidden)]
+pub use commands::dispatch::run_program;
+
+/// Parts that the benches and the fuzz targets measure by themselves. They may change at any time.
+#[doc(hidden)]
+pub mod internals {
+    pub use crate::access::policy::Readers;
+    pub use crate::access::rule::Rule;
+    pub use crate::config::stages::Stages;
+    pub use crate::config::{Source, changes, load_from};
+    pub use crate::gateway::admission::{Verdict, admit};
+    pub use crate::gateway::upstream::signed_request;
+    pub use crate::routing::{Prefix, RouteTable, decode};
+    pub use crate::s3::key::ObjectKey;
+    pub use crate::s3::sigv4::Request;
+    pub use crate::secret::Secret;
+    pub use crate::tokens::claims::{Claims, Condition};
+    pub use crate::tokens::key_set::KeySet;
+    pub use crate::tokens::keys::{Algorithm, Key, mint};
+    pub use crate::tokens::verifier::{ConfiguredKey, Expectations, PublishedKeys, Verifier};
+}

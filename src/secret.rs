@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize, Serializer};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 /// What stands for a secret wherever one would be printed.
-pub const REDACTED: &str = "[redacted]";
+pub(crate) const REDACTED: &str = "[redacted]";
 
 /// The YAML tag under which a secret is serialized; see [`Secret::serialize`].
-pub const TAG: &str = "secret";
+pub(crate) const TAG: &str = "secret";
 
 #[derive(Clone, PartialEq, Eq, Hash, Zeroize, ZeroizeOnDrop, Deserialize)]
 #[serde(transparent)]

@@ -9,11 +9,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use pingora::http::RequestHeader;
 use serde_json::json;
-use yatagarasu::access::policy::Readers;
-use yatagarasu::access::rule::Rule;
-use yatagarasu::config::stages::Stages;
-use yatagarasu::config::{self, Config, Source};
-use yatagarasu::generation::{Generation, Live};
+use yatagarasu::internals::{Readers, Rule, Source, Stages, load_from};
+use yatagarasu::{Config, Generation, Live};
 
 pub const SECRET: &str = "a-secret-of-at-least-32-characters";
 pub const PUBLIC: &str = "auth: { enabled: false }";
@@ -45,7 +42,7 @@ pub fn config_text(buckets: usize, auth: &str) -> String {
 
 pub fn load(text: &str) -> Config {
     let source = Source::Text { path: PathBuf::from("bench.yaml"), text: text.as_bytes().to_vec() };
-    config::load_from(source, None, &mut Stages::default()).outcome.expect("a valid configuration")
+    load_from(source, None, &mut Stages::default()).outcome.expect("a valid configuration")
 }
 
 pub fn generation(buckets: usize, auth: &str) -> Arc<Generation> {

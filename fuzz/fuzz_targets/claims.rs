@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
-use yatagarasu::tokens::claims::{Claims, Condition};
+use yatagarasu::internals::{Claims, Condition};
 
 fuzz_target!(|text: &str| {
     let mut lines = text.splitn(4, '\n');

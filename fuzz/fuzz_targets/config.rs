@@ -6,8 +6,7 @@
 use std::time::{Duration, Instant};
 
 use libfuzzer_sys::fuzz_target;
-use yatagarasu::config::stages::Stages;
-use yatagarasu::config::{Source, load_from};
+use yatagarasu::internals::{Source, Stages, load_from};
 
 const SECRET: &str = "this-must-never-be-shown";
 

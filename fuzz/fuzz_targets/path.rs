@@ -3,18 +3,17 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use yatagarasu::routing::{self, Prefix, RouteTable};
-use yatagarasu::s3::key::ObjectKey;
+use yatagarasu::internals::{ObjectKey, Prefix, RouteTable, decode};
 
 fuzz_target!(|raw: &str| {
-    let Ok(path) = routing::decode(raw) else { return };
+    let Ok(path) = decode(raw) else { return };
     assert!(
         !path.contains('\0') && !path.split('/').any(|segment| matches!(segment, "." | "..")),
         "{path:?}"
     );
     let encoded = ObjectKey::new(path.clone()).encoded().to_string();
     assert!(encoded.is_ascii());
-    assert_eq!(routing::decode(&encoded).as_deref(), Ok(path.as_str()));
+    assert_eq!(decode(&encoded).as_deref(), Ok(path.as_str()));
     let prefixes = ["/", "/img", "/img/a"].map(|text| Prefix::parse(text).expect("a prefix"));
     let routes: RouteTable<usize> =
         prefixes.into_iter().enumerate().map(|(index, prefix)| (prefix, index)).collect();

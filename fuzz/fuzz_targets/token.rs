@@ -7,15 +7,12 @@ use std::time::{Duration, SystemTime};
 
 use jsonwebtoken::{Algorithm, EncodingKey, crypto::sign};
 use libfuzzer_sys::fuzz_target;
-use yatagarasu::tokens::key_set::KeySet;
-use yatagarasu::tokens::keys::{self, Key};
-use yatagarasu::tokens::verifier::{ConfiguredKey, Expectations, PublishedKeys, Verifier};
-use yatagarasu::secret::Secret;
+use yatagarasu::internals::{Algorithm, ConfiguredKey, Expectations, Key, KeySet, PublishedKeys, Secret, Verifier};
 
 const SECRET: &str = "a-secret-of-at-least-32-characters";
 
 static VERIFIER: LazyLock<Verifier> = LazyLock::new(|| {
-    let algorithm = keys::Algorithm::parse("HS256").expect("an algorithm");
+    let algorithm = Algorithm::parse("HS256").expect("an algorithm");
     let key = Key::from_secret(algorithm, &Secret::new(SECRET)).expect("a key");
     let key = ConfiguredKey { key, not_after: None, expectations: Expectations::default() };
     // An empty set: with it verified tokens are kept.

@@ -16,7 +16,7 @@ use crate::access::networks::Network;
 use crate::secret::Secret;
 
 /// The shortest secret, in characters.
-pub const MIN_SECRET_CHARACTERS: usize = 32;
+pub(crate) const MIN_SECRET_CHARACTERS: usize = 32;
 
 /// What is encoded in the value of a parameter: all but digits, letters and dots.
 const VALUE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'.');

@@ -2,9 +2,9 @@
 //!
 //! Knows no configuration and no Pingora; the time is an argument.
 
-pub mod denied;
-pub mod links;
-pub mod networks;
-pub mod pattern;
-pub mod policy;
-pub mod rule;
+pub(crate) mod denied;
+pub(crate) mod links;
+pub(crate) mod networks;
+pub(crate) mod pattern;
+pub(crate) mod policy;
+pub(crate) mod rule;

@@ -12,7 +12,7 @@ use thiserror::Error;
 use crate::tokens::claims::{self, Claims};
 
 /// What a claim in a pattern begins with.
-pub const CLAIM: &str = "${claim.";
+pub(crate) const CLAIM: &str = "${claim.";
 
 /// The longest pattern, which is the longest key.
 const MAX_BYTES: usize = 1024;

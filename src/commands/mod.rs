@@ -1,6 +1,7 @@
 //! What the program does as a client of a running server: mint tokens and links, ask for
 //! a reload.
 
+pub(crate) mod dispatch;
 mod owner;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -32,7 +33,7 @@ const OPERATOR_TTL: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(40);
 
 /// A token for trying things out, with the issuer and the audience that the configuration wants.
-pub fn token(config: &Config, given: &[(String, Value)], ttl: Duration) -> Result<String> {
+pub(crate) fn token(config: &Config, given: &[(String, Value)], ttl: Duration) -> Result<String> {
     let key = config.minting.keys.first().context(NO_SECRET)?;
     mint(key, given, ttl)
 }
@@ -67,7 +68,7 @@ fn mint(key: &MintingKey, given: &[(String, Value)], ttl: Duration) -> Result<St
 }
 
 /// A link to an object, with the secret of its bucket. `url` is absolute, or only a path.
-pub fn sign(config: &Config, url: &str, ttl: Duration, network: Option<&str>) -> Result<String> {
+pub(crate) fn sign(config: &Config, url: &str, ttl: Duration, network: Option<&str>) -> Result<String> {
     let uri: Uri = url.parse().with_context(|| format!("`{url}` is not a URL; percent-encode its path"))?;
     ensure!(!url.contains(['?', '#']), "`{url}` has a query or a fragment already; leave it out");
     let path = routing::decode(uri.path()).with_context(|| format!("`{url}`"))?;
@@ -97,7 +98,7 @@ pub fn sign(config: &Config, url: &str, ttl: Duration, network: Option<&str>) ->
 /// socket, if this user needs no token there.
 ///
 /// `path` is the file of the configuration.
-pub fn reload_configured(
+pub(crate) fn reload_configured(
     path: &Path,
     config: &Config,
     url: Option<String>,
@@ -182,7 +183,7 @@ const IS_IT_RUNNING: &str = "is the server running, and with these ports?";
 struct Unauthorized(String);
 
 /// Asks a server to reload. The answer's text, or an error with the server's own words.
-pub fn reload(server: &str, token: &str) -> Result<String> {
+pub(crate) fn reload(server: &str, token: &str) -> Result<String> {
     let url = format!("{}/admin/reload", server.trim_end_matches('/'));
     let agent: ureq::Agent = ureq::Agent::config_builder()
         .timeout_global(Some(PATIENCE))

@@ -10,7 +10,7 @@ use std::path::Path;
 const LISTEN: &str = "0A";
 
 /// The users whose sockets take connections to an address; `None` where the system does not tell.
-pub fn of_listeners(address: SocketAddr) -> Option<Vec<u32>> {
+pub(super) fn of_listeners(address: SocketAddr) -> Option<Vec<u32>> {
     let mut users = in_table(&fs::read_to_string("/proc/self/net/tcp").ok()?, address);
     // Absent where IPv6 is switched off.
     if let Ok(table) = fs::read_to_string("/proc/self/net/tcp6") {
@@ -50,7 +50,7 @@ fn takes(local: &str, address: SocketAddr) -> Option<bool> {
 }
 
 /// Whether a file belongs to a user, or to the user's first group while that may read it.
-pub fn is_of(file: &Path, user: u32) -> bool {
+pub(super) fn is_of(file: &Path, user: u32) -> bool {
     const GROUP_MAY_READ: u32 = 0o040;
     let Ok(found) = fs::metadata(file) else { return false };
     let has_its_group = || {

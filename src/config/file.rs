@@ -12,12 +12,12 @@ use serde_yaml::Value;
 
 use crate::secret::Secret;
 use crate::settings::redaction::SecretQuery;
-pub use auth::{Auth, PathRule, SignedLinks};
+pub(super) use auth::{Auth, PathRule, SignedLinks};
 
 /// The sections, each read on its own so that a mistake in one hides none in another.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Sections {
+pub(super) struct Sections {
     pub server: Value,
     pub admin: Value,
     pub reload: Value,
@@ -30,7 +30,7 @@ pub struct Sections {
 
 /// All sections but the buckets, each of which is serialized with the one that it becomes.
 #[derive(Debug, Default, Serialize)]
-pub struct File {
+pub(super) struct File {
     pub server: Server,
     pub admin: Admin,
     pub reload: Reload,
@@ -42,7 +42,7 @@ pub struct File {
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Server {
+pub(super) struct Server {
     pub address: String,
     pub port: u64,
     pub threads: u64,
@@ -72,7 +72,7 @@ impl Default for Server {
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Admin {
+pub(super) struct Admin {
     pub enabled: bool,
     pub address: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -103,7 +103,7 @@ impl Default for Admin {
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Reload {
+pub(super) struct Reload {
     pub watch: bool,
     pub debounce_ms: u64,
     pub poll_seconds: u64,
@@ -129,7 +129,7 @@ impl Default for Reload {
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Notify {
+pub(super) struct Notify {
     /// A secret, because the address of a webhook often is.
     pub url: Option<Secret>,
     pub on: Vec<String>,
@@ -144,7 +144,7 @@ impl Default for Notify {
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Log {
+pub(super) struct Log {
     pub level: String,
     pub format: String,
 }
@@ -157,7 +157,7 @@ impl Default for Log {
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Claim {
+pub(super) struct Claim {
     pub claim: String,
     pub operator: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -166,7 +166,7 @@ pub struct Claim {
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Jwt {
+pub(super) struct Jwt {
     pub enabled: bool,
     pub algorithm: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -203,7 +203,7 @@ impl Default for Jwt {
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Key {
+pub(super) struct Key {
     pub id: Option<String>,
     pub algorithm: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -234,7 +234,7 @@ impl Default for Key {
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Jwks {
+pub(super) struct Jwks {
     #[serde(skip_serializing_if = "Option::is_none")]
     /// Shown without its query, in which some issuers want a key.
     pub url: Option<SecretQuery>,
@@ -266,7 +266,7 @@ impl Default for Jwks {
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct TokenSource {
+pub(super) struct TokenSource {
     #[serde(rename = "type")]
     pub kind: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -275,7 +275,7 @@ pub struct TokenSource {
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Bucket {
+pub(super) struct Bucket {
     pub name: Option<String>,
     pub path_prefix: Option<String>,
     pub s3: Option<S3>,
@@ -291,7 +291,7 @@ pub struct Bucket {
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct S3 {
+pub(super) struct S3 {
     pub bucket: Option<String>,
     pub region: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -310,7 +310,7 @@ pub struct S3 {
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Credentials {
+pub(super) struct Credentials {
     pub source: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub profile: Option<String>,
@@ -328,7 +328,7 @@ pub struct Credentials {
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Timeouts {
+pub(super) struct Timeouts {
     pub connect_seconds: f64,
     pub first_byte_seconds: f64,
     pub read_seconds: f64,

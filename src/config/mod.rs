@@ -8,7 +8,7 @@ pub mod changes;
 mod file;
 mod reuse;
 mod sections;
-pub mod stages;
+pub(crate) mod stages;
 mod validate;
 
 use std::fmt;
@@ -301,11 +301,11 @@ pub enum Unloaded {
 }
 
 /// Reads and validates a configuration file, and nothing else: no network, no effect.
-pub fn load(path: &Path) -> Result<Config, Unloaded> {
+pub(crate) fn load(path: &Path) -> Result<Config, Unloaded> {
     load_from(Source::File(path.to_owned()), None, &mut Stages::default()).outcome
 }
 
-/// As [`load`], from any source, with the time that each stage took. Buckets that are the same as in the
+/// As `load`, from any source, with the time that each stage took. Buckets that are the same as in the
 /// predecessor are taken over from it.
 pub fn load_from(source: Source, predecessor: Option<&Config>, stages: &mut Stages) -> Loaded {
     let mut own_mode = None;

@@ -16,7 +16,7 @@ use crate::tokens::verifier::Verifier;
 
 /// What a bucket was made from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Origin {
+pub(super) struct Origin {
     /// A hash of its section as written.
     section: u64,
     /// The texts in it that hold references, and a hash of what they became.
@@ -28,7 +28,7 @@ pub struct Origin {
 
 /// What is in service already. It is taken over as it is, so that what hangs on it, like a signing key or
 /// the keys of an issuer, lives on, and a reload costs what it changes.
-pub struct Known {
+pub(super) struct Known {
     /// By the hashes of their sections.
     buckets: HashMap<u64, Arc<Bucket>>,
     pub verifier: Option<(u64, Arc<Verifier>)>,
@@ -38,7 +38,7 @@ pub struct Known {
 }
 
 impl Known {
-    pub fn new(predecessor: Option<&Config>) -> Self {
+    pub(super) fn new(predecessor: Option<&Config>) -> Self {
         let buckets = predecessor.into_iter().flat_map(|config| &config.buckets);
         let identities = buckets.clone().filter_map(|bucket| {
             let identity = bucket.signer.identity();
@@ -57,7 +57,7 @@ impl Known {
     }
 
     /// Whether there may be a bucket for a section.
-    pub fn knows(&self, section: u64) -> bool {
+    pub(super) fn knows(&self, section: u64) -> bool {
         self.buckets.contains_key(&section)
     }
 
@@ -82,19 +82,19 @@ fn hash_of(texts: &[String], references: &mut References<'_>) -> Option<u64> {
 }
 
 /// An item of the list of buckets: first as a tree, then as typed.
-pub enum Section<T> {
+pub(super) enum Section<T> {
     InService(Arc<Bucket>),
     /// Boxed: most items of a long list are in service, and should not take the room of what is not.
     Written(Box<Written<T>>),
 }
 
-pub struct Written<T> {
+pub(super) struct Written<T> {
     pub section: T,
     pub origin: Option<Origin>,
 }
 
 /// A file with its references filled in.
-pub struct Filled {
+pub(super) struct Filled {
     pub tree: Value,
     /// A hash of the `jwt` block.
     pub jwt: u64,
@@ -102,7 +102,7 @@ pub struct Filled {
 }
 
 /// Fills in references and finds out which buckets are in service already.
-pub fn fill(
+pub(super) fn fill(
     document: Document<'_>,
     known: &Known,
     references: &mut References<'_>,

@@ -9,7 +9,7 @@ use crate::settings::problem::{Place, Problems};
 use crate::settings::reference::References;
 
 /// Reads every section and every bucket that is not in service already.
-pub fn read(
+pub(super) fn read(
     tree: Value,
     buckets: Vec<Section<Value>>,
     references: &References<'_>,

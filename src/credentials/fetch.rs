@@ -35,7 +35,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const SESSION_NAME: &str = "yatagarasu";
 
 #[derive(Debug, ThisError)]
-pub enum Failure {
+pub(super) enum Failure {
     #[error("no answer in {} s", PATIENCE.as_secs())]
     Timeout,
     /// The words of the error and of its causes. Their `Debug` would hold the whole answer.
@@ -51,17 +51,17 @@ pub enum Failure {
 
 /// Fetches over connections that it shares.
 #[derive(Debug, Clone)]
-pub struct Fetcher {
+pub(super) struct Fetcher {
     client: SharedHttpClient,
 }
 
 impl Fetcher {
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         let tls = Provider::Rustls(CryptoMode::Ring);
         Self { client: aws_smithy_http_client::Builder::new().tls_provider(tls).build_https() }
     }
 
-    pub async fn fetch(&self, source: &Source) -> Result<Credentials, Failure> {
+    pub(super) async fn fetch(&self, source: &Source) -> Result<Credentials, Failure> {
         let fetched = timeout(PATIENCE, self.ask(source)).await.map_err(|_| Failure::Timeout)?;
         let fetched = fetched.map_err(|error| Failure::Provider(words(&error)))?;
         let credentials = Credentials {

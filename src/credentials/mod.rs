@@ -45,7 +45,7 @@ const MAX_RETRY_WITHOUT: Duration = Duration::from_secs(4);
 const NAP: Duration = Duration::from_secs(5);
 
 /// Fetches credentials and keeps them fresh.
-pub struct Refresher {
+pub(crate) struct Refresher {
     runtime: Handle,
     fetcher: Fetcher,
     live: Arc<Live>,
@@ -91,14 +91,14 @@ struct Reported {
 }
 
 impl Refresher {
-    pub fn new(runtime: Handle, live: Arc<Live>, metrics: Arc<Metrics>) -> Arc<Self> {
+    pub(crate) fn new(runtime: Handle, live: Arc<Live>, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self { runtime, fetcher: Fetcher::new(), live, metrics, sources: Mutex::default() })
     }
 
     /// Asks every source of a configuration that nobody asks yet, once, and waits for the answers, until the
     /// deadline at most; for a thread outside of the runtime. Only the identities of that configuration
     /// learn what came. The second value tells which buckets have no credentials.
-    pub fn warm(self: &Arc<Self>, config: &Config, deadline: Instant) -> (First, Vec<String>) {
+    pub(crate) fn warm(self: &Arc<Self>, config: &Config, deadline: Instant) -> (First, Vec<String>) {
         let used = used_by(config);
         let (mut first, mut asked_already) = (HashMap::new(), Vec::new());
         // All at once, then wait for each.
@@ -137,7 +137,7 @@ impl Refresher {
     }
 
     /// Keeps the credentials of the configuration in service fresh, and those of no other one.
-    pub fn adopt(self: &Arc<Self>, first: First) {
+    pub(crate) fn adopt(self: &Arc<Self>, first: First) {
         let current = self.live.current();
         self.keep(&current.config, first);
         let used = used_by(&current.config);
@@ -336,7 +336,7 @@ type Fetched = Result<Credentials, Failure>;
 /// The first answers of sources that nobody asked before, for [`Refresher::adopt`]. Dropped, it asks no
 /// more.
 #[must_use]
-pub struct First(HashMap<Source, Asked>);
+pub(crate) struct First(HashMap<Source, Asked>);
 
 /// A source that was asked.
 enum Asked {

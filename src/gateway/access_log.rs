@@ -13,7 +13,7 @@ use crate::telemetry::metrics::{Metrics, NO_BUCKET};
 use crate::telemetry::units::milliseconds;
 
 /// What there is to say of a request that ended.
-pub struct Access<'a> {
+pub(super) struct Access<'a> {
     pub request_id: &'a str,
     pub generation: u64,
     /// The operator's name of the bucket, if the request belongs to one.
@@ -37,13 +37,13 @@ pub struct Access<'a> {
 }
 
 /// The status of a request whose client went away before it was answered, as nginx has it.
-pub const CLIENT_CLOSED: StatusCode = match StatusCode::from_u16(499) {
+pub(super) const CLIENT_CLOSED: StatusCode = match StatusCode::from_u16(499) {
     Ok(status) => status,
     Err(_) => unreachable!(),
 };
 
 impl Access<'_> {
-    pub fn record(&self, metrics: &Metrics) {
+    pub(super) fn record(&self, metrics: &Metrics) {
         let bucket = self.bucket.unwrap_or(NO_BUCKET);
         metrics.requests.with_label_values(&[bucket, method_label(self.method), self.status.as_str()]).inc();
         metrics.request_duration.with_label_values(&[bucket]).observe(self.duration.as_secs_f64());
@@ -78,12 +78,12 @@ impl Access<'_> {
 }
 
 /// Counts a failure between the proxy and the store, once per failure and not per request.
-pub fn count_upstream_error(metrics: &Metrics, bucket: &str, error: UpstreamError) {
+pub(super) fn count_upstream_error(metrics: &Metrics, bucket: &str, error: UpstreamError) {
     metrics.upstream_errors.with_label_values(&[bucket, error.kind()]).inc();
 }
 
 /// Counts what a service decided about a request, or that it did not, and tells it at `debug`.
-pub fn count_external_decision(metrics: &Metrics, bucket: &str, decision: &Result<Decision, Failure>) {
+pub(super) fn count_external_decision(metrics: &Metrics, bucket: &str, decision: &Result<Decision, Failure>) {
     let outcome = match decision {
         Ok(decision) => decision.outcome(),
         Err(failure) => failure.kind(),

@@ -12,8 +12,8 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// Who connected to a Unix socket, as the kernel tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LocalUser {
-    pub uid: u32,
+pub(crate) struct LocalUser {
+    pub(crate) uid: u32,
 }
 
 impl fmt::Display for LocalUser {
@@ -24,13 +24,13 @@ impl fmt::Display for LocalUser {
 
 /// Where a client is, as the log has it.
 #[derive(Debug, Clone, Copy)]
-pub enum Client {
+pub(super) enum Client {
     Network(IpAddr),
     Socket,
 }
 
 impl Client {
-    pub fn of(address: Option<IpAddr>, user: Option<LocalUser>) -> Option<Self> {
+    pub(super) fn of(address: Option<IpAddr>, user: Option<LocalUser>) -> Option<Self> {
         match user {
             Some(_) => Some(Self::Socket),
             None => address.map(Self::Network),
@@ -52,7 +52,7 @@ impl fmt::Display for Client {
 /// the address that it was asked from, so the header is read from its end, and only for as long as
 /// whoever wrote the entry is trusted. `None` where a trusted proxy names what is no address: then
 /// nobody knows who asks.
-pub fn of_client(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> Option<IpAddr> {
+pub(super) fn of_client(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> Option<IpAddr> {
     let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(address));
     let lines = headers.get_all(X_FORWARDED_FOR).iter().rev();
     let mut hops = lines

@@ -177,7 +177,7 @@ pub fn admit(
 }
 
 /// Whether an unknown key of the token decides, so that fetching keys may change the outcome.
-pub fn lacks_a_key(outcome: &Result<Verdict, Refusal>) -> bool {
+pub(crate) fn lacks_a_key(outcome: &Result<Verdict, Refusal>) -> bool {
     let rejection = match outcome {
         Ok(verdict) => verdict.would_refuse(),
         Err(refusal) => Some(&refusal.rejection),

@@ -26,10 +26,10 @@ const CONFIG_GENERATION: HeaderName = HeaderName::from_static("x-config-generati
 const ADDED_HEADERS: usize = 4;
 
 /// For one write of an answer of our own, and for the whole of it.
-pub const WRITE: Duration = Duration::from_secs(60);
+pub(super) const WRITE: Duration = Duration::from_secs(60);
 
 /// The client's `X-Request-Id` if it is short and plain, else a new one, ordered by the time it was received.
-pub fn request_id(session: &Session, received: SystemTime) -> String {
+pub(super) fn request_id(session: &Session, received: SystemTime) -> String {
     let is_sane = |id: &str| {
         (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
     };
@@ -42,14 +42,14 @@ pub fn request_id(session: &Session, received: SystemTime) -> String {
     given.filter(|id| is_sane(id)).map_or_else(fresh, str::to_owned)
 }
 
-pub async fn reject(session: &mut Session, ctx: &mut Context, rejection: Rejection) -> Result<()> {
+pub(super) async fn reject(session: &mut Session, ctx: &mut Context, rejection: Rejection) -> Result<()> {
     let answer = rejection.answer(&session.req_header().headers, &ctx.request_id);
     ctx.rejection = Some(rejection);
     write(session, ctx, answer).await
 }
 
 /// Writes an answer of our own and leaves the connection fit for the next request.
-pub async fn write(session: &mut Session, ctx: &Context, answer: Answer) -> Result<()> {
+pub(super) async fn write(session: &mut Session, ctx: &Context, answer: Answer) -> Result<()> {
     let mut header = blank();
     header.status = StatusCode::from_u16(answer.status).or_err(ErrorType::InternalError, "the status")?;
     header.headers.extend(answer.headers);
@@ -75,7 +75,7 @@ pub async fn write(session: &mut Session, ctx: &Context, answer: Answer) -> Resu
 
 /// Takes a header to change it. Pingora's own ways to do so parse each name, and keep a second map of how
 /// it was written.
-pub fn take(response: &mut ResponseHeader) -> Parts {
+pub(super) fn take(response: &mut ResponseHeader) -> Parts {
     std::mem::replace(response, blank().into()).into()
 }
 
@@ -84,7 +84,7 @@ fn blank() -> Parts {
 }
 
 /// What every answer carries.
-pub fn stamp(ctx: &Context, headers: &mut HeaderMap) -> Result<()> {
+pub(super) fn stamp(ctx: &Context, headers: &mut HeaderMap) -> Result<()> {
     let id = HeaderValue::from_str(&ctx.request_id).or_err(ErrorType::InternalError, "the request's id")?;
     headers.insert(REQUEST_ID, id);
     if ctx.generation.config.server.generation_header {
@@ -93,7 +93,7 @@ pub fn stamp(ctx: &Context, headers: &mut HeaderMap) -> Result<()> {
     Ok(())
 }
 
-pub fn keep_only(headers: &mut HeaderMap, passes: impl Fn(&HeaderName) -> bool) {
+pub(super) fn keep_only(headers: &mut HeaderMap, passes: impl Fn(&HeaderName) -> bool) {
     let all = std::mem::take(headers);
     headers.reserve(all.len() + ADDED_HEADERS);
     let mut kept = None;
@@ -107,7 +107,7 @@ pub fn keep_only(headers: &mut HeaderMap, passes: impl Fn(&HeaderName) -> bool) 
 }
 
 /// Turns the store's answer into ours: its document names the bucket, the key and more.
-pub fn replace(
+pub(super) fn replace(
     session: &Session,
     ctx: &mut Context,
     response: &mut Parts,

@@ -16,7 +16,7 @@ use crate::operators::Body;
 const UNWANTED_BODY: Duration = Duration::from_secs(5);
 
 /// The part of a request after its header, as its framing says (RFC 9112, section 6.3).
-pub fn announced(request: &Parts) -> Expected {
+pub(super) fn announced(request: &Parts) -> Expected {
     if request.headers.contains_key(TRANSFER_ENCODING) {
         return Expected::Body(None);
     }
@@ -28,7 +28,7 @@ pub fn announced(request: &Parts) -> Expected {
 }
 
 /// The body of an operator's request, up to the limit and within the time for one write.
-pub async fn read_body(session: &mut Session) -> Body {
+pub(super) async fn read_body(session: &mut Session) -> Body {
     timeout(WRITE, read_whole(session)).await.unwrap_or(Body::Broken)
 }
 
@@ -49,7 +49,7 @@ async fn read_whole(session: &mut Session) -> Body {
 
 /// A body that a request announced and nobody has read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unwanted {
+pub(super) enum Unwanted {
     /// There is none.
     None,
     /// It is read and dropped, so that the connection is good for the next request.
@@ -59,7 +59,7 @@ pub enum Unwanted {
 }
 
 /// Prepares the connection for an answer of ours.
-pub fn before_answer(session: &mut Session) -> Unwanted {
+pub(super) fn before_answer(session: &mut Session) -> Unwanted {
     if session.as_downstream_mut().is_body_done() {
         Unwanted::None
     } else if waits_for_consent(session) {
@@ -73,7 +73,7 @@ pub fn before_answer(session: &mut Session) -> Unwanted {
 }
 
 /// Reads and drops a body after the answer has gone out.
-pub async fn after_answer(session: &mut Session, unwanted: Unwanted) {
+pub(super) async fn after_answer(session: &mut Session, unwanted: Unwanted) {
     if unwanted == Unwanted::Drained {
         let drained = timeout(UNWANTED_BODY, session.as_downstream_mut().drain_request_body()).await;
         if !matches!(drained, Ok(Ok(()))) {

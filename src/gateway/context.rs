@@ -14,58 +14,58 @@ use crate::gateway::downstream::Downstream;
 use crate::gateway::rejection::Rejection;
 use crate::generation::Generation;
 
-pub struct Context {
+pub(crate) struct Context {
     /// The generation that serves this request, from its header to its last byte.
-    pub generation: Arc<Generation>,
+    pub(crate) generation: Arc<Generation>,
     /// Counts the request as under way until Pingora drops the context.
-    pub in_flight: TaskTrackerToken,
-    pub started: Instant,
+    pub(crate) _in_flight: TaskTrackerToken,
+    pub(crate) started: Instant,
     /// The same moment on the other clock.
-    pub received: SystemTime,
-    pub request_id: String,
+    pub(crate) received: SystemTime,
+    pub(crate) request_id: String,
     /// The connection that the request came in on.
-    pub downstream: Option<Arc<Downstream>>,
+    pub(crate) downstream: Option<Arc<Downstream>>,
     /// The client's address, where it is known.
-    pub address: Option<IpAddr>,
+    pub(crate) address: Option<IpAddr>,
     /// Who connected to the operators' socket; `None` on a port.
-    pub user: Option<LocalUser>,
+    pub(crate) user: Option<LocalUser>,
     /// Who is known to have asked, where it was an operator's request.
-    pub actor: Option<String>,
+    pub(crate) actor: Option<String>,
     /// The bucket that the request belongs to, whether it may be read or not.
-    pub bucket: Option<Arc<Bucket>>,
+    pub(crate) bucket: Option<Arc<Bucket>>,
     /// Set once the request may go to a store.
-    pub admission: Option<Admission>,
+    pub(crate) admission: Option<Admission>,
     /// Why the client got, or would have got, an error.
-    pub rejection: Option<Rejection>,
+    pub(crate) rejection: Option<Rejection>,
     /// The store's own error code, for the log.
-    pub store_code: Option<String>,
-    pub upstream: Upstream,
+    pub(crate) store_code: Option<String>,
+    pub(crate) upstream: Upstream,
     /// What replaces the body of a store's error; taken when it was sent.
-    pub replacement: Replacement,
+    pub(crate) replacement: Replacement,
 }
 
 /// The attempts to reach the store.
 #[derive(Default)]
-pub struct Upstream {
+pub(crate) struct Upstream {
     /// Addresses not tried yet; the first is being tried.
-    pub candidates: Vec<IpAddr>,
+    pub(crate) candidates: Vec<IpAddr>,
     /// Whether a request was already repeated because its pooled connection had gone stale.
-    pub repeated: bool,
+    pub(crate) repeated: bool,
     /// Whether the attempt under way has a connection that was used before; `None` without a connection,
     /// and once the outcome of the attempt was told.
-    pub is_reused: Option<bool>,
-    pub sent_at: Option<Instant>,
+    pub(crate) is_reused: Option<bool>,
+    pub(crate) sent_at: Option<Instant>,
     /// How many informational answers came before the final one.
-    pub informational: u32,
+    pub(crate) informational: u32,
     /// From sending the request to the store's header.
-    pub latency: Option<Duration>,
+    pub(crate) latency: Option<Duration>,
     /// By how many seconds our clock was ahead of the store's when it answered with an error.
-    pub clock_ahead: Option<i64>,
+    pub(crate) clock_ahead: Option<i64>,
 }
 
 /// Whether the store's body is the client's.
 #[derive(Default)]
-pub enum Replacement {
+pub(crate) enum Replacement {
     /// The store's body passes through.
     #[default]
     None,
@@ -77,12 +77,12 @@ pub enum Replacement {
 
 impl Context {
     /// The time of day at a moment of the request; a clock that is set meanwhile counts from the next one on.
-    pub fn time_of(&self, moment: Instant) -> SystemTime {
+    pub(crate) fn time_of(&self, moment: Instant) -> SystemTime {
         self.received + moment.duration_since(self.started)
     }
 
     /// What is left of a time that began with the request.
-    pub fn remaining(&self, total: Duration) -> Duration {
+    pub(crate) fn remaining(&self, total: Duration) -> Duration {
         total.saturating_sub(self.started.elapsed())
     }
 }

@@ -17,12 +17,12 @@ use crate::gateway::{Gateway, OVERDUE, admitted};
 impl Context {
     /// The request goes to the store now. It is given up when the time for the store's header, or for the
     /// whole request, is over.
-    pub fn wait_for_header(&self, now: Instant, timeouts: &Timeouts) {
+    pub(crate) fn wait_for_header(&self, now: Instant, timeouts: &Timeouts) {
         self.give_up_in(timeouts.first_byte.min(self.remaining(timeouts.total)), now);
     }
 
     /// The header has come; from now on the time for the whole request counts.
-    pub fn wait_for_body(&self, timeouts: &Timeouts) {
+    pub(crate) fn wait_for_body(&self, timeouts: &Timeouts) {
         let now = Instant::now();
         self.give_up_in(self.remaining(timeouts.total), now);
     }
@@ -41,7 +41,7 @@ impl Context {
 
 impl Gateway {
     /// An error once the request has taken longer than it may in all.
-    pub fn check_total(&self, ctx: &mut Context) -> Result<()> {
+    pub(crate) fn check_total(&self, ctx: &mut Context) -> Result<()> {
         let total = admitted(ctx)?.bucket().timeouts.total;
         if ctx.remaining(total).is_zero() {
             ctx.rejection = Some(Rejection::Overdue);
@@ -52,7 +52,7 @@ impl Gateway {
 
     /// The error for a deadline that has passed, which Pingora takes for a client that went away; `None`
     /// where its error has another cause.
-    pub fn given_up(&self, ctx: &mut Context) -> Option<Box<Error>> {
+    pub(crate) fn given_up(&self, ctx: &mut Context) -> Option<Box<Error>> {
         if !ctx.is_given_up() {
             return None;
         }

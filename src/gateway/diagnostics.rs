@@ -14,7 +14,7 @@ use crate::routing;
 use crate::telemetry::units::milliseconds;
 
 /// Tells which bucket and which rule decided about a request for an object, and why it was refused.
-pub fn tell_decision(ctx: &Context, request: &Parts, admitted: &Result<Admission, Refusal>) {
+pub(super) fn tell_decision(ctx: &Context, request: &Parts, admitted: &Result<Admission, Refusal>) {
     if !enabled!(Level::DEBUG) {
         return;
     }
@@ -45,7 +45,7 @@ fn place_of_rule(ctx: &Context, request: &Parts) -> Option<usize> {
 }
 
 /// Tells that no connection to the store's address in turn could be made.
-pub fn tell_unconnected(ctx: &Context, error: &Error) {
+pub(super) fn tell_unconnected(ctx: &Context, error: &Error) {
     debug!(
         request_id = ctx.request_id,
         bucket = ctx.bucket.as_ref().map(|bucket| &*bucket.name),
@@ -57,7 +57,7 @@ pub fn tell_unconnected(ctx: &Context, error: &Error) {
 
 /// Tells what an attempt over a connection came to: the status of an answer, or an error in place of one.
 /// Says nothing about what happens after the header of an answer.
-pub fn tell_attempt(ctx: &mut Context, outcome: &str) {
+pub(super) fn tell_attempt(ctx: &mut Context, outcome: &str) {
     let Some(is_reused) = ctx.upstream.is_reused.take() else { return };
     debug!(
         request_id = ctx.request_id,

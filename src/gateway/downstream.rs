@@ -24,7 +24,7 @@ pub enum Malformed {
 
 /// The meaning of the next bytes of the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Expected {
+pub(crate) enum Expected {
     /// The header of the next request.
     Header,
     /// The body of a request: so many bytes, or chunks.
@@ -60,7 +60,7 @@ impl State {
 }
 
 #[derive(Debug)]
-pub struct Downstream {
+pub(crate) struct Downstream {
     /// The user at the operators' socket; `None` on a port.
     user: Option<LocalUser>,
     state: Mutex<State>,
@@ -68,28 +68,28 @@ pub struct Downstream {
 
 impl Downstream {
     /// A new connection that waits for its first request.
-    pub fn new(user: Option<LocalUser>, header_patience: Duration) -> Self {
+    pub(crate) fn new(user: Option<LocalUser>, header_patience: Duration) -> Self {
         Self { user, state: Mutex::new(State::new(header_patience)) }
     }
 
     /// The connection that a request came in on.
-    pub fn of(session: &Session) -> Option<Arc<Self>> {
+    pub(crate) fn of(session: &Session) -> Option<Arc<Self>> {
         let digest: &ProxyDigest = session.digest()?.proxy_digest.as_ref()?;
         digest.user_data.as_ref()?.downcast_ref().cloned()
     }
 
-    pub fn user(&self) -> Option<LocalUser> {
+    pub(crate) fn user(&self) -> Option<LocalUser> {
         self.user
     }
 
     /// The meaning of the next bytes, and the deadline.
-    pub fn expected(&self) -> (Expected, Option<Instant>) {
+    pub(crate) fn expected(&self) -> (Expected, Option<Instant>) {
         let state = self.lock();
         (state.expected, state.deadline)
     }
 
     /// The first bytes of a header have come, and not all of it.
-    pub fn header_has_begun(&self) {
+    pub(crate) fn header_has_begun(&self) {
         let mut state = self.lock();
         if state.deadline.is_none() {
             state.deadline = Some(Instant::now() + state.header_patience);
@@ -97,13 +97,13 @@ impl Downstream {
     }
 
     /// A header is complete.
-    pub fn header_has_come(&self, malformed: Option<Malformed>) {
+    pub(crate) fn header_has_come(&self, malformed: Option<Malformed>) {
         let mut state = self.lock();
         (state.expected, state.deadline, state.malformed) = (Expected::Nothing, None, malformed);
     }
 
     /// So many bytes of a body were read.
-    pub fn body_was_read(&self, bytes: usize) {
+    pub(crate) fn body_was_read(&self, bytes: usize) {
         let mut state = self.lock();
         if let Expected::Body(Some(left)) = &mut state.expected {
             *left = left.saturating_sub(bytes as u64);
@@ -111,38 +111,38 @@ impl Downstream {
     }
 
     /// The connection gives up.
-    pub fn deadline_has_passed(&self) {
+    pub(crate) fn deadline_has_passed(&self) {
         self.lock().is_overdue = true;
     }
 
     /// Whether the connection ended because a header took too long.
-    pub fn header_was_overdue(&self) -> bool {
+    pub(crate) fn header_was_overdue(&self) -> bool {
         let state = self.lock();
         state.is_overdue && state.expected == Expected::Header
     }
 
     /// Says what belongs to the request beside its header.
-    pub fn expect(&self, expected: Expected) {
+    pub(crate) fn expect(&self, expected: Expected) {
         self.lock().expected = expected;
     }
 
     /// The fault of the header that came last.
-    pub fn malformed(&self) -> Option<Malformed> {
+    pub(crate) fn malformed(&self) -> Option<Malformed> {
         self.lock().malformed
     }
 
     /// Sets the time at which the request that is being answered is given up.
-    pub fn give_up_at(&self, deadline: Instant) {
+    pub(crate) fn give_up_at(&self, deadline: Instant) {
         self.lock().deadline = Some(deadline);
     }
 
     /// Whether the request was given up at its deadline.
-    pub fn is_overdue(&self) -> bool {
+    pub(crate) fn is_overdue(&self) -> bool {
         self.lock().is_overdue
     }
 
     /// The request has ended; the next one may come.
-    pub fn expect_header(&self, patience: Duration) {
+    pub(crate) fn expect_header(&self, patience: Duration) {
         *self.lock() = State::new(patience);
     }
 

@@ -88,7 +88,7 @@ impl Failure {
     }
 }
 
-pub struct Services {
+pub(crate) struct Services {
     connector: Connector,
     resolver: Arc<Resolver>,
     /// By digest of the URL.
@@ -99,7 +99,7 @@ pub struct Services {
 
 impl Services {
     /// Panics, as Pingora does, where the system's root certificates cannot be read.
-    pub fn new(resolver: Arc<Resolver>) -> Self {
+    pub(crate) fn new(resolver: Arc<Resolver>) -> Self {
         Self {
             connector: Connector::new(None),
             resolver,
@@ -109,7 +109,12 @@ impl Services {
     }
 
     /// Has a question about a bucket decided, which is the JSON for the service.
-    pub async fn ask(&self, bucket: &str, external: &External, question: &str) -> Result<Decision, Failure> {
+    pub(crate) async fn ask(
+        &self,
+        bucket: &str,
+        external: &External,
+        question: &str,
+    ) -> Result<Decision, Failure> {
         let service = Sha256::digest(external.url.expose()).into();
         let digest = (!external.cache.is_zero())
             .then(|| Sha256::new().chain_update(service).chain_update(question).finalize().into());

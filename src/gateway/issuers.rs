@@ -36,7 +36,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// Between two looks at what is due.
 const TICK: Duration = Duration::from_secs(1);
 
-pub struct Issuers {
+pub(crate) struct Issuers {
     runtime: Handle,
     metrics: Arc<Metrics>,
     /// By the address of the set, which nobody else has while the entry's set lives.
@@ -99,12 +99,12 @@ impl Failure {
 }
 
 impl Issuers {
-    pub fn new(runtime: Handle, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(runtime: Handle, metrics: Arc<Metrics>) -> Self {
         Self { runtime, metrics, fetches: Mutex::default() }
     }
 
     /// Keeps the sets of the generation in service up to date, for as long as the process lives.
-    pub fn start(self: &Arc<Self>, live: Arc<Live>) {
+    pub(crate) fn start(self: &Arc<Self>, live: Arc<Live>) {
         let issuers = self.clone();
         self.runtime.spawn(async move {
             loop {
@@ -115,7 +115,7 @@ impl Issuers {
     }
 
     /// Has the sets of a configuration fetched that are due, and does not wait.
-    pub fn begin(&self, config: &Config) {
+    pub(crate) fn begin(&self, config: &Config) {
         for jwks in &config.jwks {
             let fetching = self.fetching(jwks);
             if fetching.ended.borrow().is_none_or(|ended| ended.is_due(jwks)) {
@@ -130,7 +130,7 @@ impl Issuers {
     /// A set of an earlier generation, which a rollback brings back, was not kept up to date meanwhile, and
     /// its issuer may have withdrawn a key since. Where it cannot be fetched in time and is older than
     /// its `refresh_seconds`, [`Issuers::adopt`] empties it.
-    pub fn warm(&self, current: &Config, next: &Config, deadline: Instant) -> (Outdated, Vec<String>) {
+    pub(crate) fn warm(&self, current: &Config, next: &Config, deadline: Instant) -> (Outdated, Vec<String>) {
         self.begin(next);
         let began = Instant::now();
         let (mut outdated, mut warnings) = (Vec::new(), Vec::new());
@@ -159,7 +159,7 @@ impl Issuers {
     }
 
     /// Empties the sets that are still outdated: their configuration goes into service.
-    pub fn adopt(&self, Outdated(sets): Outdated) {
+    pub(crate) fn adopt(&self, Outdated(sets): Outdated) {
         for jwks in sets.iter().filter(|jwks| is_outdated(jwks)) {
             jwks.set.forget();
         }
@@ -167,7 +167,7 @@ impl Issuers {
 
     /// Has the sets fetched for a token of an unknown key, and waits for what is under way, briefly.
     /// `false` when there is nothing to hope for.
-    pub async fn ask(&self, config: &Config) -> bool {
+    pub(crate) async fn ask(&self, config: &Config) -> bool {
         let mut waits = Vec::new();
         for jwks in &config.jwks {
             let fetching = self.fetching(jwks);
@@ -249,7 +249,7 @@ impl Issuers {
 
 /// The key sets of a configuration that are too old to be trusted when they come back.
 #[must_use]
-pub struct Outdated(Vec<Arc<Jwks>>);
+pub(crate) struct Outdated(Vec<Arc<Jwks>>);
 
 fn is_outdated(jwks: &Jwks) -> bool {
     jwks.set.age(SystemTime::now()).is_some_and(|age| age > jwks.refresh)

@@ -3,21 +3,21 @@
 
 mod access_log;
 mod address;
-pub mod admission;
+pub(crate) mod admission;
 mod answering;
 mod client_body;
 mod context;
 mod diagnostics;
 mod deadlines;
 mod downstream;
-pub mod external;
-pub mod issuers;
+pub(crate) mod external;
+pub(crate) mod issuers;
 mod operators;
-pub mod peer;
+pub(crate) mod peer;
 mod reason;
 mod rejection;
 mod store_answer;
-pub mod upstream;
+pub(crate) mod upstream;
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -48,11 +48,11 @@ use crate::reload::attempt::Trigger;
 use crate::s3;
 use access_log::{Access, CLIENT_CLOSED, count_external_decision, count_upstream_error};
 use address::Client;
-pub use address::LocalUser;
+pub(crate) use address::LocalUser;
 use admission::{Admission, Refusal, Verdict, admit, lacks_a_key};
 use answering::{WRITE, keep_only, reject, replace, request_id, stamp, take, write};
 use context::{Context, Replacement, Upstream};
-pub use downstream::{Downstream, Expected, Malformed};
+pub(crate) use downstream::{Downstream, Expected, Malformed};
 use external::Services;
 use issuers::Issuers;
 use peer::Authorities;
@@ -64,14 +64,14 @@ use store_answer::Kind;
 const OVERDUE: ErrorType = ErrorType::Custom("Overdue");
 
 /// The proxy of one thread, or of the operators.
-pub struct Gateway {
+pub(crate) struct Gateway {
     /// Whether the port is the operators' own, where no objects are served.
-    pub is_for_operators: bool,
-    pub operators: Arc<Operators>,
-    pub resolver: Arc<Resolver>,
-    pub services: Arc<Services>,
-    pub issuers: Arc<Issuers>,
-    pub authorities: Authorities,
+    pub(crate) is_for_operators: bool,
+    pub(crate) operators: Arc<Operators>,
+    pub(crate) resolver: Arc<Resolver>,
+    pub(crate) services: Arc<Services>,
+    pub(crate) issuers: Arc<Issuers>,
+    pub(crate) authorities: Authorities,
 }
 
 #[async_trait]
@@ -84,7 +84,7 @@ impl ProxyHttp for Gateway {
         }
         Context {
             generation: self.operators.live.current(),
-            in_flight: self.operators.lifecycle.request(),
+            _in_flight: self.operators.lifecycle.request(),
             started: Instant::now(),
             received: SystemTime::now(),
             request_id: String::new(),

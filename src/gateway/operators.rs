@@ -16,13 +16,13 @@ use crate::tokens::principal::Principal;
 
 impl Gateway {
     /// The operators' endpoint that a request is for, if it is served on this port.
-    pub fn endpoint(&self, session: &Session, ctx: &Context) -> Option<Endpoint> {
+    pub(crate) fn endpoint(&self, session: &Session, ctx: &Context) -> Option<Endpoint> {
         let endpoint = Endpoint::at(session.req_header().uri.path())?;
         let is_shared = ctx.generation.config.operators.listen.is_none();
         (self.is_for_operators || is_shared || endpoint.is_health()).then_some(endpoint)
     }
 
-    pub async fn operators_answer(
+    pub(crate) async fn operators_answer(
         &self,
         endpoint: Endpoint,
         session: &mut Session,
@@ -101,6 +101,6 @@ impl Gateway {
 }
 
 /// Whether an endpoint is not there, with any method.
-pub fn is_switched_off(endpoint: Endpoint, ctx: &Context) -> bool {
+pub(super) fn is_switched_off(endpoint: Endpoint, ctx: &Context) -> bool {
     endpoint.is_below_admin() && !ctx.generation.config.operators.enabled
 }

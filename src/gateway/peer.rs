@@ -15,7 +15,7 @@ use crate::s3::{Endpoint, Scheme};
 
 /// The store of a bucket at one of its addresses. `remaining` is what is left of the total time;
 /// `generation` is the request's.
-pub fn of_store(
+pub(crate) fn of_store(
     bucket: &Bucket,
     address: IpAddr,
     remaining: Duration,
@@ -43,7 +43,7 @@ pub fn of_store(
 }
 
 /// A server at one of its addresses, without limits of time.
-pub fn at(endpoint: &Endpoint, address: IpAddr) -> HttpPeer {
+pub(crate) fn at(endpoint: &Endpoint, address: IpAddr) -> HttpPeer {
     let tls = endpoint.scheme == Scheme::Https;
     // Pingora takes an empty server name for leave to verify nothing; a host is never empty.
     let server_name = if tls { endpoint.host.server_name() } else { String::new() };
@@ -54,7 +54,7 @@ pub fn at(endpoint: &Endpoint, address: IpAddr) -> HttpPeer {
 
 /// The certificates of every `ca_file` in use, parsed once for each thread.
 #[derive(Default)]
-pub struct Authorities(Mutex<Known>);
+pub(crate) struct Authorities(Mutex<Known>);
 
 #[derive(Default)]
 struct Known {

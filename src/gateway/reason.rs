@@ -7,7 +7,7 @@ use crate::gateway::rejection::{Rejection, UpstreamError};
 use crate::s3::error::Cause;
 
 /// The cause for which the store refused our credentials, if it did.
-pub fn refusal(ctx: &Context) -> Option<Cause> {
+pub(super) fn refusal(ctx: &Context) -> Option<Cause> {
     match ctx.rejection {
         Some(Rejection::Store(status)) => Cause::of(status, ctx.store_code.as_deref()),
         _ => None,
@@ -15,7 +15,7 @@ pub fn refusal(ctx: &Context) -> Option<Cause> {
 }
 
 /// Tells the log why a request went the way it went. Never holds the client's text.
-pub fn reason(ctx: &Context, error: Option<&Error>) -> Option<String> {
+pub(super) fn reason(ctx: &Context, error: Option<&Error>) -> Option<String> {
     match (&ctx.rejection, &ctx.store_code, error) {
         (Some(Rejection::Store(_)), Some(code), _) => {
             let clock_ahead = ctx.upstream.clock_ahead.filter(|_| refusal(ctx) == Some(Cause::ClockSkew));

@@ -17,7 +17,7 @@ use crate::s3;
 use crate::tokens::invalid_token::InvalidToken;
 
 /// The methods of the traffic port, as in an `Allow` header.
-pub const METHODS: &str = "GET, HEAD, OPTIONS";
+pub(super) const METHODS: &str = "GET, HEAD, OPTIONS";
 
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Rejection {

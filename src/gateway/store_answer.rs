@@ -12,7 +12,7 @@ const MAX_INFORMATIONAL: u32 = 16;
 
 /// A final answer, by what the client gets of it.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(super) enum Kind {
     /// The client gets it.
     Passed,
     /// The bucket is elsewhere.
@@ -24,7 +24,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub fn of(status: StatusCode) -> Self {
+    pub(super) fn of(status: StatusCode) -> Self {
         match status.as_u16() {
             200..=299 | 304 => Self::Passed,
             300..=399 => Self::Redirect,
@@ -36,7 +36,7 @@ impl Kind {
 
 /// Judges an answer that is not the final one. Clients never get it: whatever it says is the store's own
 /// text, and a client of HTTP/1.0 would take it for the answer (RFC 9110, section 15.2).
-pub fn informational(response: &ResponseHeader, ctx: &mut Context) -> Result<()> {
+pub(super) fn informational(response: &ResponseHeader, ctx: &mut Context) -> Result<()> {
     ctx.upstream.informational += 1;
     // We never ask for another protocol, and after this status there is no HTTP to read.
     if response.status == StatusCode::SWITCHING_PROTOCOLS || ctx.upstream.informational > MAX_INFORMATIONAL {
@@ -46,7 +46,7 @@ pub fn informational(response: &ResponseHeader, ctx: &mut Context) -> Result<()>
 }
 
 /// Refuses chunks in a version that has none, which means that the framing is faulty (RFC 9112, section 6.1).
-pub fn check_framing(response: &ResponseHeader) -> Result<()> {
+pub(super) fn check_framing(response: &ResponseHeader) -> Result<()> {
     if response.version != Version::HTTP_11 && response.headers.contains_key(TRANSFER_ENCODING) {
         return Err(Error::new_up(ErrorType::InvalidHTTPHeader));
     }
@@ -55,7 +55,7 @@ pub fn check_framing(response: &ResponseHeader) -> Result<()> {
 
 /// Leaves one `Content-Length` where a store has sent the same one several times. Pingora has refused
 /// different ones.
-pub fn keep_one_length(headers: &mut HeaderMap) {
+pub(super) fn keep_one_length(headers: &mut HeaderMap) {
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
     let (Some(first), second) = (lengths.next(), lengths.next()) else { return };
     let parts = first.as_bytes();

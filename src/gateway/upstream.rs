@@ -80,7 +80,7 @@ where
 }
 
 /// By how many seconds our clock is ahead of the store's, as far as the store says.
-pub fn clock_ahead(answer: &HeaderMap, now: SystemTime) -> Option<i64> {
+pub(crate) fn clock_ahead(answer: &HeaderMap, now: SystemTime) -> Option<i64> {
     let theirs = httpdate::parse_http_date(answer.get(DATE)?.to_str().ok()?).ok()?;
     let seconds = |since: Duration| i64::try_from(since.as_secs()).ok();
     match now.duration_since(theirs) {
@@ -90,7 +90,7 @@ pub fn clock_ahead(answer: &HeaderMap, now: SystemTime) -> Option<i64> {
 }
 
 /// Whether a header of the store's answer reaches the client.
-pub fn is_passed_back(name: &HeaderName) -> bool {
+pub(crate) fn is_passed_back(name: &HeaderName) -> bool {
     let name = name.as_str();
     matches!(
         name,

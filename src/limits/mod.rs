@@ -8,10 +8,10 @@ use serde_yaml::Value;
 /// The section as written.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Section {
+pub(crate) struct Section {
     /// A number, or `auto`.
-    pub connections: Value,
-    pub header_seconds: f64,
+    pub(crate) connections: Value,
+    pub(crate) header_seconds: f64,
 }
 
 impl Default for Section {

@@ -28,7 +28,7 @@ const FIRST_BYTE: Duration = Duration::from_secs(15);
 const LAST_CALL: Duration = Duration::from_millis(300);
 
 /// Takes the connections of one port.
-pub struct Acceptor {
+pub(super) struct Acceptor {
     pub workers: Arc<Workers>,
     /// Instead of a worker's own proxy.
     pub operators: Option<Arc<HttpProxy<Gateway>>>,
@@ -39,7 +39,7 @@ pub struct Acceptor {
 }
 
 impl Acceptor {
-    pub async fn run(mut self, incoming: Incoming) {
+    pub(super) async fn run(mut self, incoming: Incoming) {
         // Pingora wants to know of the drain only, in its own form.
         let (draining, shutdown) = watch::channel(*self.stages.borrow() != Stage::Serving);
         loop {

@@ -37,7 +37,7 @@ const HELD_BYTES: usize = 4096;
 /// The answer to a header that took too long. Pingora has none.
 const HEADER_TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n";
 
-pub struct Connection {
+pub(crate) struct Connection {
     stream: Stream,
     /// Takes no memory while it is empty.
     held: BytesMut,
@@ -52,7 +52,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    pub fn new(stream: Stream, downstream: Arc<Downstream>, lifecycle: Arc<Lifecycle>) -> Self {
+    pub(crate) fn new(stream: Stream, downstream: Arc<Downstream>, lifecycle: Arc<Lifecycle>) -> Self {
         Self {
             stream,
             held: BytesMut::new(),

@@ -20,7 +20,7 @@ const RESERVE: usize = 256;
 /// Between two lines of the log about refused connections.
 const WARNING_PAUSE: Duration = Duration::from_secs(60);
 
-pub struct Connections {
+pub(crate) struct Connections {
     live: Arc<Live>,
     metrics: Arc<Metrics>,
     open: AtomicUsize,
@@ -30,17 +30,17 @@ pub struct Connections {
 }
 
 /// A connection that counts until this is dropped.
-pub struct Counted(Arc<Connections>);
+pub(crate) struct Counted(Arc<Connections>);
 
 impl Connections {
-    pub fn new(live: Arc<Live>, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(live: Arc<Live>, metrics: Arc<Metrics>) -> Self {
         let descriptors = getrlimit(Resource::Nofile).current;
         let descriptors = descriptors.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
         Self { live, metrics, open: AtomicUsize::new(0), descriptors, warned: Mutex::default() }
     }
 
     /// Counts one more connection; `None` where there are too many.
-    pub fn admit(self: &Arc<Self>) -> Option<Counted> {
+    pub(crate) fn admit(self: &Arc<Self>) -> Option<Counted> {
         let limit = limit(self.live.current().config.limits.connections, self.descriptors);
         // Counted first, so that two ports of a moment's overlap cannot both take the last place.
         let counted = Counted(self.clone());
@@ -62,12 +62,12 @@ impl Connections {
     }
 
     /// How long the first header of a new connection may take.
-    pub fn header_patience(&self) -> Duration {
+    pub(crate) fn header_patience(&self) -> Duration {
         self.live.current().config.limits.header
     }
 
     /// A connection was closed with 408 because a header on it took too long.
-    pub fn header_was_overdue(&self, client: Option<SocketAddr>) {
+    pub(crate) fn header_was_overdue(&self, client: Option<SocketAddr>) {
         self.metrics.rejections.with_label_values(&["header_timeout"]).inc();
         info!(
             client = client.map(|client| client.ip().to_string()),

@@ -12,7 +12,7 @@ use crate::gateway::Malformed;
 
 /// The header of one request, as far as it has come.
 #[derive(Debug, Default)]
-pub struct HeaderScan {
+pub(super) struct HeaderScan {
     /// The part of the request line that came in earlier reads.
     request_line: Vec<u8>,
     /// Whether the request line is complete.
@@ -24,7 +24,7 @@ pub struct HeaderScan {
 
 /// The end of a header.
 #[derive(Debug, PartialEq, Eq)]
-pub struct End {
+pub(super) struct End {
     /// How many of the bytes belong to the header.
     pub length: usize,
     pub malformed: Option<Malformed>,
@@ -32,7 +32,7 @@ pub struct End {
 
 impl HeaderScan {
     /// Looks at the next bytes. At the end of the header the scan is ready for the next one.
-    pub fn scan(&mut self, bytes: &[u8]) -> Option<End> {
+    pub(super) fn scan(&mut self, bytes: &[u8]) -> Option<End> {
         let mut length = 0;
         let mut rest = bytes;
         while let Some((line, after)) = memchr(b'\n', rest).and_then(|at| rest.split_at_checked(at)) {

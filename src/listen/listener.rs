@@ -26,7 +26,7 @@ const BACKLOG: i32 = 4096;
 
 /// Where to listen.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Address {
+pub(crate) enum Address {
     Port(SocketAddr),
     /// Of a Unix socket.
     Path(PathBuf),
@@ -44,11 +44,11 @@ impl fmt::Display for Address {
 /// A socket that is bound and does not listen yet, so that it takes no connection from another one.
 /// Dropped, it leaves nothing behind.
 #[derive(Debug)]
-pub struct Bound(Listener);
+pub(super) struct Bound(Listener);
 
 impl Bound {
     /// Binds a port; with `beside_another` also where another socket that says so has it.
-    pub fn at_port(address: SocketAddr, beside_another: bool) -> io::Result<Self> {
+    pub(super) fn at_port(address: SocketAddr, beside_another: bool) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
         socket.set_reuse_port(beside_another)?;
@@ -58,17 +58,17 @@ impl Bound {
         Ok(Self(Listener { socket, address: Address::Port(address), file: None }))
     }
 
-    pub fn at_path(path: PathBuf) -> Result<Self, Unusable> {
+    pub(super) fn at_path(path: PathBuf) -> Result<Self, Unusable> {
         let (socket, file) = SocketFile::bind(&path)?;
         Ok(Self(Listener { socket, address: Address::Path(path), file: Some(Arc::new(file)) }))
     }
 
-    pub fn address(&self) -> &Address {
+    pub(super) fn address(&self) -> &Address {
         &self.0.address
     }
 
     /// Begins to listen; with `beside_another` also where another socket that says so has the port.
-    pub fn listen(self, beside_another: bool) -> io::Result<Listener> {
+    pub(super) fn listen(self, beside_another: bool) -> io::Result<Listener> {
         let Self(listener) = self;
         let backlog = match listener.address {
             Address::Port(_) => {
@@ -87,7 +87,7 @@ impl Bound {
 
 /// A socket that listens.
 #[derive(Debug)]
-pub struct Listener {
+pub(crate) struct Listener {
     socket: Socket,
     address: Address,
     /// The file of a Unix socket. It stands below the socket, so that it is dropped after it.
@@ -96,7 +96,7 @@ pub struct Listener {
 
 impl Listener {
     /// A socket that another process has opened.
-    pub fn handed_over(descriptor: OwnedFd) -> io::Result<Self> {
+    pub(crate) fn handed_over(descriptor: OwnedFd) -> io::Result<Self> {
         let socket = Socket::from(descriptor);
         socket.set_nonblocking(true)?;
         let local = socket.local_addr()?;
@@ -113,26 +113,26 @@ impl Listener {
         Ok(Self { socket, address, file })
     }
 
-    pub fn address(&self) -> &Address {
+    pub(crate) fn address(&self) -> &Address {
         &self.address
     }
 
     /// Whether whoever goes to an address arrives here; the file of a socket may be gone.
-    pub fn is_reached_at(&self, address: &Address) -> bool {
+    pub(crate) fn is_reached_at(&self, address: &Address) -> bool {
         self.address == *address && self.file.as_ref().is_none_or(|file| file.is_there())
     }
 
-    pub fn socket(&self) -> &Socket {
+    pub(crate) fn socket(&self) -> &Socket {
         &self.socket
     }
 
-    pub fn try_clone(&self) -> io::Result<Self> {
+    pub(crate) fn try_clone(&self) -> io::Result<Self> {
         let (address, file) = (self.address.clone(), self.file.clone());
         Ok(Self { socket: self.socket.try_clone()?, address, file })
     }
 
     /// For use on a runtime, which must have been entered.
-    pub fn into_incoming(self) -> io::Result<Incoming> {
+    pub(crate) fn into_incoming(self) -> io::Result<Incoming> {
         let queue = match self.address {
             Address::Port(_) => Queue::Port(TcpListener::from_std(self.socket.into())?),
             Address::Path(_) => Queue::Path(UnixListener::from_std(self.socket.into())?),
@@ -148,7 +148,7 @@ impl AsFd for Listener {
 }
 
 /// The connections of one listener.
-pub struct Incoming {
+pub(crate) struct Incoming {
     queue: Queue,
     /// Dropped after the queue.
     _file: Option<Arc<SocketFile>>,
@@ -160,7 +160,7 @@ enum Queue {
 }
 
 impl Incoming {
-    pub async fn accept(&self) -> io::Result<Accepted> {
+    pub(crate) async fn accept(&self) -> io::Result<Accepted> {
         Ok(match &self.queue {
             Queue::Port(listener) => {
                 let (stream, client) = listener.accept().await?;
@@ -172,7 +172,7 @@ impl Incoming {
 
     /// The connections that wait to be accepted, and not many that come meanwhile: another process may have
     /// the socket too.
-    pub fn rest(self) -> Vec<Accepted> {
+    pub(crate) fn rest(self) -> Vec<Accepted> {
         // Asked of the kernel: a runtime tells of what it has heard, and only so much at a time.
         let port = |listener: &std::net::TcpListener| {
             let (stream, client) = listener.accept().ok()?;
@@ -198,7 +198,7 @@ impl Incoming {
 }
 
 /// A connection that nothing was read from yet, and that belongs to no runtime.
-pub enum Accepted {
+pub(crate) enum Accepted {
     Port(std::net::TcpStream, SocketAddr),
     Path(std::os::unix::net::UnixStream),
 }
@@ -206,7 +206,7 @@ pub enum Accepted {
 impl Accepted {
     /// Waits for the first byte, on the runtime that is to serve it. An error when the client is gone.
     /// `header_patience` is what the first header may take.
-    pub async fn until_it_speaks(
+    pub(crate) async fn until_it_speaks(
         self,
         lifecycle: Arc<Lifecycle>,
         header_patience: Duration,
@@ -238,7 +238,7 @@ impl Accepted {
     }
 
     /// The address of the client; `None` at a Unix socket.
-    pub fn client(&self) -> Option<SocketAddr> {
+    pub(crate) fn client(&self) -> Option<SocketAddr> {
         match self {
             Self::Port(_, client) => Some(*client),
             Self::Path(_) => None,

@@ -3,10 +3,10 @@
 mod acceptor;
 mod alarm;
 mod connection;
-pub mod connections;
+pub(crate) mod connections;
 mod header_scan;
 mod listener;
-pub mod ports;
+pub(crate) mod ports;
 mod socket_file;
-pub mod upgrade;
-pub mod workers;
+pub(crate) mod upgrade;
+pub(crate) mod workers;

@@ -32,7 +32,7 @@ const ENDING: &str = "the process is shutting down";
 
 /// What a port is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Role {
+pub(crate) enum Role {
     Traffic,
     Operators,
     /// The operators' Unix socket.
@@ -63,7 +63,7 @@ impl Role {
 const ROLES: [Role; 3] = [Role::Traffic, Role::Operators, Role::OperatorsSocket];
 
 /// Listeners by what they are for.
-pub type Listeners = HashMap<Role, Listener>;
+pub(crate) type Listeners = HashMap<Role, Listener>;
 
 /// Sockets that do not listen yet, each with the role of its port, and whether it shares a port number
 /// with one of ours on another address.
@@ -77,7 +77,7 @@ enum Beside {
 
 /// How far the end of a port has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
+pub(crate) enum Stage {
     Serving,
     /// Answers are the last ones on their connections.
     Draining,
@@ -92,7 +92,7 @@ struct Port {
 }
 
 /// All ports of the process.
-pub struct Ports {
+pub(crate) struct Ports {
     workers: Arc<Workers>,
     /// Serves operators wherever they come in, and needs no store.
     operators: Arc<HttpProxy<Gateway>>,
@@ -110,7 +110,7 @@ struct Open {
 }
 
 impl Ports {
-    pub fn new(
+    pub(crate) fn new(
         workers: Workers,
         operators: Arc<HttpProxy<Gateway>>,
         lifecycle: Arc<Lifecycle>,
@@ -122,7 +122,7 @@ impl Ports {
     }
 
     /// Begins to serve on listeners.
-    pub fn open(&self, listeners: Listeners) -> io::Result<()> {
+    pub(crate) fn open(&self, listeners: Listeners) -> io::Result<()> {
         // Until the end, so that a reload that comes in at the first one sees them all.
         self.serve_all(&mut self.lock(), listeners)
     }
@@ -137,7 +137,7 @@ impl Ports {
 
     /// Binds what a configuration wants and is not there. What comes back begins to listen, and then puts
     /// the ports into service and retires those that are wanted no more.
-    pub fn bind(self: &Arc<Self>, config: &Config) -> Result<Listen, String> {
+    pub(crate) fn bind(self: &Arc<Self>, config: &Config) -> Result<Listen, String> {
         let wanted: HashMap<Role, Address> =
             ROLES.into_iter().filter_map(|role| Some((role, role.address(config)?))).collect();
         if self.lifecycle.is_draining() {
@@ -199,23 +199,23 @@ impl Ports {
     }
 
     /// Of the threads that serve connections.
-    pub fn runtimes(&self) -> Vec<Handle> {
+    pub(crate) fn runtimes(&self) -> Vec<Handle> {
         self.workers.iter().map(|worker| worker.runtime.clone()).collect()
     }
 
     /// Listeners for a hand-over.
-    pub fn listeners(&self) -> io::Result<Vec<Listener>> {
+    pub(crate) fn listeners(&self) -> io::Result<Vec<Listener>> {
         self.lock().ports.values().map(|port| port.listener.try_clone()).collect()
     }
 
     /// From now on every answer is the last one on its connection.
-    pub fn drain(&self) {
+    pub(crate) fn drain(&self) {
         self.send_stage(Stage::Draining);
     }
 
     /// Takes no new connections and ends those that wait for a request. A request whose header has come in
     /// part may complete it until the deadline.
-    pub async fn close(&self, deadline: Instant) {
+    pub(crate) async fn close(&self, deadline: Instant) {
         self.send_stage(Stage::Closed);
         // The last handles on the sockets, or they would go on listening for nobody.
         self.lock().ports.clear();
@@ -230,7 +230,7 @@ impl Ports {
     }
 
     /// Completes when the last connection has ended.
-    pub async fn closed(&self) {
+    pub(crate) async fn closed(&self) {
         self.workers.closed().await;
     }
 
@@ -266,7 +266,7 @@ impl Ports {
 
 /// Listens on every port that a configuration wants, except where a listener is at hand. One after the
 /// other: of two processes that start at once, one fails at the traffic port and touches no socket file.
-pub fn bind_all(config: &Config, mut at_hand: Vec<Listener>) -> Result<Listeners, String> {
+pub(crate) fn bind_all(config: &Config, mut at_hand: Vec<Listener>) -> Result<Listeners, String> {
     let mut listeners = Listeners::new();
     for role in ROLES {
         let Some(address) = role.address(config) else { continue };

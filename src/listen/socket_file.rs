@@ -14,11 +14,11 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use thiserror::Error;
 
 /// Connections that may wait to be accepted.
-pub const BACKLOG: i32 = 128;
+pub(super) const BACKLOG: i32 = 128;
 
 /// Why nobody can listen at a path.
 #[derive(Debug, Error)]
-pub enum Unusable {
+pub(super) enum Unusable {
     #[error("what is there is no socket; remove it")]
     NotASocket,
     #[error("what is there belongs to uid {0}; remove it")]
@@ -35,7 +35,7 @@ pub enum Unusable {
 
 /// The file of a socket that listens. Dropped after the socket, it goes, unless somebody else serves it.
 #[derive(Debug)]
-pub struct SocketFile {
+pub(super) struct SocketFile {
     path: PathBuf,
     /// Device and inode: another file may take its place.
     identity: (u64, u64),
@@ -44,7 +44,7 @@ pub struct SocketFile {
 impl SocketFile {
     /// Binds a path, in the place of what a process of this user left behind. The socket does not listen
     /// yet, so nobody can connect.
-    pub fn bind(path: &Path) -> Result<(Socket, Self), Unusable> {
+    pub(super) fn bind(path: &Path) -> Result<(Socket, Self), Unusable> {
         check_folder(path)?;
         make_room(path)?;
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
@@ -57,12 +57,12 @@ impl SocketFile {
     }
 
     /// The file of a socket that listens already.
-    pub fn at(path: &Path) -> io::Result<Self> {
+    pub(super) fn at(path: &Path) -> io::Result<Self> {
         let found = fs::symlink_metadata(path)?;
         Ok(Self { path: path.to_owned(), identity: identity(&found) })
     }
 
-    pub fn is_there(&self) -> bool {
+    pub(super) fn is_there(&self) -> bool {
         fs::symlink_metadata(&self.path).is_ok_and(|found| identity(&found) == self.identity)
     }
 }

@@ -33,21 +33,21 @@ const MAX_LISTENERS: usize = 8;
 const SERVING: &[u8] = b"serving\n";
 
 /// The new process's side, waiting.
-pub struct Waiting {
+pub(crate) struct Waiting {
     socket: Socket,
     /// Dropped after the socket.
     _file: SocketFile,
 }
 
 /// Listeners that were handed over, and whom to tell that they are served.
-pub struct HandedOver {
-    pub listeners: Vec<Listener>,
+pub(crate) struct HandedOver {
+    pub(crate) listeners: Vec<Listener>,
     old: UnixStream,
 }
 
 impl Waiting {
     /// Takes the place at the socket. Only this user can reach it.
-    pub fn at(path: &Path) -> Result<Self> {
+    pub(crate) fn at(path: &Path) -> Result<Self> {
         let (socket, file) = SocketFile::bind(path).map_err(|why| {
             anyhow!("cannot wait at `{}`: {why}, or choose another server.upgrade_socket", path.display())
         })?;
@@ -56,7 +56,7 @@ impl Waiting {
     }
 
     /// The listeners of the old process.
-    pub fn receive(self) -> Result<HandedOver> {
+    pub(crate) fn receive(self) -> Result<HandedOver> {
         let end = Instant::now() + PATIENCE;
         let old = loop {
             match self.socket.accept() {
@@ -97,14 +97,14 @@ impl Waiting {
 
 impl HandedOver {
     /// Lets the old process go.
-    pub fn serving(mut self) -> io::Result<()> {
+    pub(crate) fn serving(mut self) -> io::Result<()> {
         self.old.write_all(SERVING)
     }
 }
 
 /// The old process's side: sends the listeners and waits until they are served. Returns the new
 /// process's id.
-pub fn hand_over(path: &Path, listeners: &[Listener]) -> Result<u32> {
+pub(crate) fn hand_over(path: &Path, listeners: &[Listener]) -> Result<u32> {
     let mut new = UnixStream::connect(path).with_context(|| {
         format!("nobody waits at `{}`; start the new process with --upgrade first", path.display())
     })?;

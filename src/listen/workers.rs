@@ -16,10 +16,10 @@ use tokio_util::task::TaskTracker;
 use crate::gateway::Gateway;
 
 /// A client's connections and what they are served with.
-pub struct Worker {
-    pub runtime: Handle,
+pub(crate) struct Worker {
+    pub(crate) runtime: Handle,
     /// Has the connections to the stores.
-    pub proxy: Arc<HttpProxy<Gateway>>,
+    pub(crate) proxy: Arc<HttpProxy<Gateway>>,
     connections: TaskTracker,
 }
 
@@ -46,12 +46,12 @@ impl Worker {
     }
 
     /// Serves a connection.
-    pub fn serve(&self, connection: impl Future<Output = ()> + Send + 'static) {
+    pub(crate) fn serve(&self, connection: impl Future<Output = ()> + Send + 'static) {
         self.connections.spawn_on(connection, &self.runtime);
     }
 }
 
-pub struct Workers {
+pub(crate) struct Workers {
     first: Worker,
     others: Vec<Worker>,
     /// Who is asked first, so that those that have equally many take turns.
@@ -60,7 +60,7 @@ pub struct Workers {
 
 impl Workers {
     /// Starts them; each makes a proxy for itself.
-    pub fn start(
+    pub(crate) fn start(
         count: usize,
         proxy: impl Fn() -> Arc<HttpProxy<Gateway>> + Clone + Send + 'static,
     ) -> io::Result<Self> {
@@ -77,16 +77,16 @@ impl Workers {
     }
 
     /// The one that accepts.
-    pub fn first(&self) -> &Worker {
+    pub(crate) fn first(&self) -> &Worker {
         &self.first
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = &Worker> + Clone {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Worker> + Clone {
         [&self.first].into_iter().chain(&self.others)
     }
 
     /// The one with the fewest connections.
-    pub fn least_busy(&self) -> &Worker {
+    pub(crate) fn least_busy(&self) -> &Worker {
         let count = self.others.len() + 1;
         let turn = self.turn.fetch_add(1, Ordering::Relaxed) % count;
         let by_turns = self.iter().cycle().skip(turn).take(count);
@@ -94,14 +94,14 @@ impl Workers {
     }
 
     /// No connections come any more.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         for worker in self.iter() {
             worker.connections.close();
         }
     }
 
     /// Completes when the last connection has ended.
-    pub async fn closed(&self) {
+    pub(crate) async fn closed(&self) {
         join_all(self.iter().map(|worker| worker.connections.wait())).await;
     }
 }

@@ -1,3 +1,3 @@
 //! The way to other servers: names and addresses.
 
-pub mod resolver;
+pub(crate) mod resolver;

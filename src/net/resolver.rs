@@ -35,7 +35,7 @@ const USABLE: Duration = Duration::from_secs(300);
 const RETRY: Duration = Duration::from_secs(1);
 
 /// How many addresses of a host are tried.
-pub const MAX_ADDRESSES: usize = 3;
+pub(crate) const MAX_ADDRESSES: usize = 3;
 
 /// Lookups at once; each takes a thread.
 const LOOKUPS: usize = 32;
@@ -48,7 +48,7 @@ const SLOW: Duration = Duration::from_secs(3);
 const SLOW_LOOKUPS: usize = 64;
 
 /// Looks names up and remembers the answers. Belongs to the process, not to a generation.
-pub struct Resolver {
+pub(crate) struct Resolver {
     runtime: Handle,
     turns: Arc<Turns>,
     names: RwLock<HashMap<String, Arc<Name>>>,
@@ -56,7 +56,7 @@ pub struct Resolver {
 
 /// The names of a configuration, with their addresses as far as they are known, for [`Resolver::adopt`].
 #[must_use]
-pub struct Names(Vec<Arc<Name>>);
+pub(crate) struct Names(Vec<Arc<Name>>);
 
 /// The permissions to look a name up.
 struct Turns {
@@ -93,7 +93,7 @@ impl Known {
 }
 
 impl Resolver {
-    pub fn new(runtime: Handle) -> Self {
+    pub(crate) fn new(runtime: Handle) -> Self {
         let turns = Turns { prompt: Semaphore::new(LOOKUPS), slow: Semaphore::new(SLOW_LOOKUPS) };
         Self { runtime, turns: Arc::new(turns), names: RwLock::default() }
     }
@@ -101,7 +101,11 @@ impl Resolver {
     /// Has names looked up that are not known yet, and waits for the answers, for `patience` at most; for
     /// a thread outside of the runtime. The names of the configuration in service stay as they are. Says
     /// what did not resolve.
-    pub fn warm<'n>(&self, hosts: impl Iterator<Item = &'n str>, patience: Duration) -> (Names, Vec<String>) {
+    pub(crate) fn warm<'n>(
+        &self,
+        hosts: impl Iterator<Item = &'n str>,
+        patience: Duration,
+    ) -> (Names, Vec<String>) {
         let deadline = Instant::now() + patience;
         let hosts: BTreeSet<&str> = hosts.collect();
         let names: Vec<Arc<Name>> = {
@@ -131,7 +135,7 @@ impl Resolver {
 
     /// Keeps these names, and forgets all others: their configuration goes into service. A request of an
     /// older generation that still needs a forgotten name brings it back.
-    pub fn adopt(&self, Names(names): Names) {
+    pub(crate) fn adopt(&self, Names(names): Names) {
         let mut known = self.names.write().unwrap_or_else(PoisonError::into_inner);
         let adopted = names.into_iter().map(|name| match known.remove_entry(&name.host) {
             // A request may have looked it up meanwhile.
@@ -145,7 +149,7 @@ impl Resolver {
     /// The addresses to try of a host, the first one in front; empty when there are none. Waits for a
     /// lookup at most as long as `patience`, and only when nothing usable is known. When that time is
     /// over, the last addresses are used, however old.
-    pub async fn addresses(&self, host: &Host, patience: Duration) -> Vec<IpAddr> {
+    pub(crate) async fn addresses(&self, host: &Host, patience: Duration) -> Vec<IpAddr> {
         let name = match host {
             Host::Name(name) => self.name(name),
             Host::Address(address) => return vec![*address],
@@ -173,7 +177,7 @@ impl Resolver {
     }
 
     /// Remembers that an address could not be reached, so that others are tried first.
-    pub fn avoid(&self, host: &Host, address: IpAddr) {
+    pub(crate) fn avoid(&self, host: &Host, address: IpAddr) {
         let Host::Name(name) = host else { return };
         let name = self.name(name);
         let known = name.addresses();

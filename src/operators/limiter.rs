@@ -20,7 +20,7 @@ const LEAK: Duration = Duration::from_secs(6);
 /// Networks that are remembered; then those are forgotten that have not failed for long.
 const NETWORKS: usize = 16_384;
 
-pub struct Limiter {
+pub(crate) struct Limiter {
     /// When all failures of a network will be forgiven.
     forgiven: Mutex<Cache<Network, Instant>>,
 }
@@ -36,7 +36,7 @@ impl Default for Limiter {
 
 impl Limiter {
     /// Whether a client may try to log in, or how long it has to wait.
-    pub fn check(&self, client: Option<IpAddr>, now: Instant) -> Result<(), Duration> {
+    pub(crate) fn check(&self, client: Option<IpAddr>, now: Instant) -> Result<(), Duration> {
         let forgiven = self.lock().get(&network(client)).copied();
         let failures = forgiven.map_or(Duration::ZERO, |forgiven| forgiven.saturating_duration_since(now));
         match failures.saturating_sub(LEAK * (BURST - 1)) {
@@ -46,7 +46,7 @@ impl Limiter {
     }
 
     /// Counts a failure. Those of requests that were under way together count for no more than the limit.
-    pub fn failed(&self, client: Option<IpAddr>, now: Instant) {
+    pub(crate) fn failed(&self, client: Option<IpAddr>, now: Instant) {
         let network = network(client);
         let mut cache = self.lock();
         let forgiven = cache.get(&network).map_or(now, |forgiven| now.max(*forgiven));

@@ -1,8 +1,8 @@
 //! The operators' endpoints as decisions about a request: reloading and looking at the configuration,
 //! metrics, health. Knows HTTP's words and no sockets; the gateway writes the answers.
 
-pub mod limiter;
-pub mod scrapes;
+pub(crate) mod limiter;
+pub(crate) mod scrapes;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +29,7 @@ use scrapes::Scrapes;
 
 /// What a path that is reserved for operators means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Endpoint {
+pub(crate) enum Endpoint {
     Live,
     Ready,
     Metrics,
@@ -44,7 +44,7 @@ pub enum Endpoint {
 
 impl Endpoint {
     /// The endpoint at a path, if the path is one of the reserved ones.
-    pub fn at(path: &str) -> Option<Self> {
+    pub(crate) fn at(path: &str) -> Option<Self> {
         Some(match path {
             "/health" | "/healthz" => Self::Live,
             "/ready" | "/readyz" => Self::Ready,
@@ -60,20 +60,20 @@ impl Endpoint {
     }
 
     /// Whether the endpoint stays on the traffic port when `admin.port` moves the others away.
-    pub fn is_health(self) -> bool {
+    pub(crate) fn is_health(self) -> bool {
         matches!(self, Self::Live | Self::Ready)
     }
 
     /// Whether `admin.enabled: false` takes the endpoint away.
-    pub fn is_below_admin(self) -> bool {
+    pub(crate) fn is_below_admin(self) -> bool {
         !self.is_health() && self != Self::Metrics
     }
 
-    pub fn takes_a_body(self) -> bool {
+    pub(crate) fn takes_a_body(self) -> bool {
         self == Self::Validate
     }
 
-    pub fn methods(self) -> &'static str {
+    pub(crate) fn methods(self) -> &'static str {
         match self {
             Self::Reload | Self::Rollback | Self::Validate => "POST",
             _ => "GET, HEAD",
@@ -83,18 +83,18 @@ impl Endpoint {
 
 /// A request to one of the endpoints.
 #[derive(Debug)]
-pub struct Call<'r> {
-    pub endpoint: Endpoint,
-    pub method: &'r Method,
-    pub headers: &'r HeaderMap,
+pub(crate) struct Call<'r> {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) method: &'r Method,
+    pub(crate) headers: &'r HeaderMap,
     /// Without the `?`.
-    pub query: &'r str,
+    pub(crate) query: &'r str,
     /// Of an endpoint that takes one.
-    pub body: Option<Body>,
+    pub(crate) body: Option<Body>,
 }
 
 #[derive(Debug)]
-pub enum Body {
+pub(crate) enum Body {
     Whole(Vec<u8>),
     TooLarge,
     Broken,
@@ -102,7 +102,7 @@ pub enum Body {
 
 impl Body {
     /// A configuration of 10,000 buckets is 4 MiB.
-    pub const MAX_BYTES: usize = 16 << 20;
+    pub(crate) const MAX_BYTES: usize = 16 << 20;
 }
 
 const NO_SUCH_ENDPOINT: &str =
@@ -112,19 +112,19 @@ const NO_SUCH_ENDPOINT: &str =
 const MAX_WAIT: Duration = Duration::from_secs(300);
 
 /// Answers requests to the operators' endpoints.
-pub struct Operators {
-    pub live: Arc<Live>,
-    pub reloader: Arc<Reloader>,
-    pub metrics: Arc<Metrics>,
-    pub lifecycle: Arc<Lifecycle>,
-    pub limiter: Limiter,
+pub(crate) struct Operators {
+    pub(crate) live: Arc<Live>,
+    pub(crate) reloader: Arc<Reloader>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) lifecycle: Arc<Lifecycle>,
+    pub(crate) limiter: Limiter,
     /// The turn to make an answer that may be long, other than the metrics.
-    pub turn: Arc<Semaphore>,
-    pub scrapes: Scrapes,
+    pub(crate) turn: Arc<Semaphore>,
+    pub(crate) scrapes: Scrapes,
 }
 
 impl Operators {
-    pub async fn answer(self: &Arc<Self>, call: Call<'_>, principal: Principal) -> Answer {
+    pub(crate) async fn answer(self: &Arc<Self>, call: Call<'_>, principal: Principal) -> Answer {
         let Call { endpoint, method, headers, query, body } = call;
         if endpoint == Endpoint::Unknown {
             return error(404, NO_SUCH_ENDPOINT).uncached();
@@ -376,12 +376,12 @@ impl Parameters<'_> {
 }
 
 /// The answer where `admin.enabled: false` leaves nothing.
-pub fn absent() -> Answer {
+pub(crate) fn absent() -> Answer {
     error(404, "The operators' endpoints are switched off").uncached()
 }
 
 /// The answer to somebody who may not.
-pub fn refusal(denied: &Denied) -> Answer {
+pub(crate) fn refusal(denied: &Denied) -> Answer {
     let answer = if denied.is_unauthenticated() {
         error(401, &format!("Authentication required: {denied}"))
     } else {
@@ -391,7 +391,7 @@ pub fn refusal(denied: &Denied) -> Answer {
 }
 
 /// The answer to a network that a valid token has to wait for too: else guessing would go on.
-pub fn throttled(wait: Duration) -> Answer {
+pub(crate) fn throttled(wait: Duration) -> Answer {
     let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
     let message = format!("Too many failed log-ins from this network; try again in {seconds} s");
     error(429, &message).retry_after(seconds).uncached()

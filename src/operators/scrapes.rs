@@ -22,7 +22,7 @@ use crate::tokens::cache;
 type Text = Shared<BoxFuture<'static, Option<Arc<str>>>>;
 
 /// The requests for metrics that wait.
-pub struct Scrapes {
+pub(crate) struct Scrapes {
     /// The permission to make a text.
     turn: Arc<Semaphore>,
     /// The text that nobody has begun to make, for everybody who asks until then.

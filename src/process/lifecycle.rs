@@ -8,7 +8,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 /// Shared by whoever begins the drain, whoever waits for it and whoever reports it.
 #[derive(Debug, Default)]
-pub struct Lifecycle {
+pub(crate) struct Lifecycle {
     drain: watch::Sender<bool>,
     is_handed_over: AtomicBool,
     requests: TaskTracker,
@@ -18,53 +18,53 @@ pub struct Lifecycle {
 
 impl Lifecycle {
     /// Begins the drain: from now on the process is not ready.
-    pub fn drain(&self) {
+    pub(crate) fn drain(&self) {
         self.drain.send_replace(true);
     }
 
     /// Begins the drain of a process that another one has taken over from.
-    pub fn hand_over(&self) {
+    pub(crate) fn hand_over(&self) {
         self.is_handed_over.store(true, Ordering::SeqCst);
         self.drain();
     }
 
     /// Whether the service goes on in another process.
-    pub fn is_handed_over(&self) -> bool {
+    pub(crate) fn is_handed_over(&self) -> bool {
         self.is_handed_over.load(Ordering::SeqCst)
     }
 
-    pub fn is_draining(&self) -> bool {
+    pub(crate) fn is_draining(&self) -> bool {
         *self.drain.borrow()
     }
 
     /// Completes when the drain has begun.
-    pub async fn draining(&self) {
+    pub(crate) async fn draining(&self) {
         // The sender lives as long as this does.
         let _ = self.drain.subscribe().wait_for(|draining| *draining).await;
     }
 
     /// Counts a request for as long as the token lives.
-    pub fn request(&self) -> TaskTrackerToken {
+    pub(crate) fn request(&self) -> TaskTrackerToken {
         self.requests.token()
     }
 
     /// Counts a header that has begun to come for as long as the token lives.
-    pub fn header(&self) -> TaskTrackerToken {
+    pub(crate) fn header(&self) -> TaskTrackerToken {
         self.headers.token()
     }
 
     /// Completes at a moment when no header has come only in part.
-    pub async fn headers_complete(&self) {
+    pub(crate) async fn headers_complete(&self) {
         self.headers.close();
         self.headers.wait().await;
     }
 
-    pub fn requests_in_flight(&self) -> usize {
+    pub(crate) fn requests_in_flight(&self) -> usize {
         self.requests.len()
     }
 
     /// Completes at a moment when no request is under way.
-    pub async fn idle(&self) {
+    pub(crate) async fn idle(&self) {
         self.requests.close();
         self.requests.wait().await;
     }

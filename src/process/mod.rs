@@ -1,5 +1,5 @@
 //! The process and the operating system: its life cycle, signals and systemd.
 
-pub mod lifecycle;
-pub mod signals;
-pub mod systemd;
+pub(crate) mod lifecycle;
+pub(crate) mod signals;
+pub(crate) mod systemd;

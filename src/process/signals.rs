@@ -15,28 +15,28 @@ use crate::reload::Reloader;
 use crate::reload::attempt::Trigger;
 
 /// Signals that were caught and wait to be acted upon.
-pub struct Caught(SignalsInfo<WithOrigin>);
+pub(crate) struct Caught(SignalsInfo<WithOrigin>);
 
 /// Catches SIGHUP, whose default would be to end the process. For the first line of `main`.
-pub fn catch_hangup() -> io::Result<Caught> {
+pub(crate) fn catch_hangup() -> io::Result<Caught> {
     SignalsInfo::new([SIGHUP]).map(Caught)
 }
 
 /// What signals other than SIGHUP do.
-pub struct Actions {
-    pub hand_over: Box<dyn Fn() + Send>,
-    pub drain: Box<dyn Fn() + Send>,
-    pub exit: Box<dyn Fn() + Send>,
+pub(crate) struct Actions {
+    pub(crate) hand_over: Box<dyn Fn() + Send>,
+    pub(crate) drain: Box<dyn Fn() + Send>,
+    pub(crate) exit: Box<dyn Fn() + Send>,
 }
 
 impl Caught {
     /// Catches the others too. Until then they end a process that serves nothing yet.
-    pub fn catch_all(&self) -> io::Result<()> {
+    pub(crate) fn catch_all(&self) -> io::Result<()> {
         [SIGTERM, SIGINT, SIGQUIT].into_iter().try_for_each(|signal| self.0.add_signal(signal))
     }
 
     /// Acts on what was caught until now and on whatever comes, on a thread of its own.
-    pub fn act(mut self, reloader: Arc<Reloader>, actions: Actions) -> io::Result<()> {
+    pub(crate) fn act(mut self, reloader: Arc<Reloader>, actions: Actions) -> io::Result<()> {
         thread::Builder::new().name("signals".to_owned()).spawn(move || {
             let mut draining = false;
             for origin in &mut self.0 {
@@ -65,6 +65,6 @@ impl Caught {
 static PENDING: AtomicBool = AtomicBool::new(false);
 
 /// For the defect: a request looks whether a SIGHUP came.
-pub fn take_pending() -> bool {
+pub(crate) fn take_pending() -> bool {
     fault::is_active("looked at by the next request") && PENDING.swap(false, Ordering::SeqCst)
 }

@@ -10,20 +10,20 @@ use tokio::runtime::Handle;
 use crate::reload::attempt::{Attempt, Verdict};
 
 /// The service is up.
-pub fn ready(generation: u64) {
+pub(crate) fn ready(generation: u64) {
     let status = format!("generation {generation} is in service");
     send(&[NotifyState::Ready, NotifyState::Status(&status)]);
 }
 
 /// A reload begins. The time must be in the same datagram.
-pub fn reloading() {
+pub(crate) fn reloading() {
     if let Ok(now) = NotifyState::monotonic_usec_now() {
         send(&[NotifyState::Reloading, now]);
     }
 }
 
 /// A reload has ended, whatever came of it; the status says what.
-pub fn reloaded(attempt: &Attempt) {
+pub(crate) fn reloaded(attempt: &Attempt) {
     let status = match &attempt.verdict {
         Verdict::Refused(_) if attempt.is_dry_run => {
             format!("generation {} is in service; a file was checked", attempt.generation)
@@ -44,18 +44,18 @@ pub fn reloaded(attempt: &Attempt) {
 }
 
 /// The drain has begun.
-pub fn stopping() {
+pub(crate) fn stopping() {
     send(&[NotifyState::Stopping]);
 }
 
 /// Another process is the service now. For the old one to say, whom systemd still believes.
-pub fn main_pid(pid: u32) {
+pub(crate) fn main_pid(pid: u32) {
     send(&[NotifyState::MainPid(pid)]);
 }
 
 /// Reports as often as systemd asks for, if it does, each time after every one of these runtimes has run
 /// a task: when one that serves requests comes to nothing else any more, systemd hears nothing.
-pub fn watchdog(background: &Handle, workers: Vec<Handle>) {
+pub(crate) fn watchdog(background: &Handle, workers: Vec<Handle>) {
     let Some(limit) = sd_notify::watchdog_enabled() else { return };
     let mut interval = tokio::time::interval((limit / 2).max(Duration::from_millis(10)));
     background.spawn(async move {

@@ -328,7 +328,7 @@ impl Attempt {
 }
 
 /// Each text once, in the order of the first ones.
-pub fn join<T: fmt::Display>(items: impl IntoIterator<Item = T>, separator: &str) -> String {
+pub(crate) fn join<T: fmt::Display>(items: impl IntoIterator<Item = T>, separator: &str) -> String {
     let mut seen = HashSet::new();
     let mut joined = String::new();
     for text in items.into_iter().map(|item| item.to_string()) {

@@ -9,7 +9,7 @@ use crate::reload::attempt::{Attempt, Refusal, Restorable};
 use crate::settings::source::Content;
 
 /// Attempts that are remembered.
-pub const KEPT: usize = 32;
+pub(crate) const KEPT: usize = 32;
 
 #[derive(Debug, Clone)]
 pub struct History {

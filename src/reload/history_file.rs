@@ -30,7 +30,7 @@ const GROUP_OR_OTHERS_WRITE: u32 = 0o022;
 const ROOT: u32 = 0;
 
 #[derive(Debug, Error)]
-pub enum Unusable {
+pub(crate) enum Unusable {
     #[error("{0}")]
     Unreadable(#[from] Unreadable),
     #[error("belongs to uid {0}, and decides what is served; make it this user's, or remove it")]
@@ -45,11 +45,11 @@ pub enum Unusable {
 
 /// The content of a history file.
 #[derive(Debug, Default)]
-pub struct Recorded {
+pub(crate) struct Recorded {
     /// The oldest first.
-    pub reports: Vec<Value>,
+    pub(crate) reports: Vec<Value>,
     /// The last content that took effect; `None` where there is none, or it is damaged.
-    pub last_good: Option<Content>,
+    pub(crate) last_good: Option<Content>,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -70,20 +70,20 @@ struct StoredContent {
 
 /// The file that `reload.history_file` names.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HistoryFile(PathBuf);
+pub(crate) struct HistoryFile(PathBuf);
 
 impl HistoryFile {
-    pub fn new(path: PathBuf) -> Self {
+    pub(crate) fn new(path: PathBuf) -> Self {
         Self(path)
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 
     /// Reads the history as carefully as a configuration: a regular file of this user or of root, which
     /// nobody else may write, of a bounded size.
-    pub fn read(&self) -> Result<Recorded, Unusable> {
+    pub(crate) fn read(&self) -> Result<Recorded, Unusable> {
         let found = source::read(&self.0, MAX_BYTES)?;
         let own = rustix::process::geteuid().as_raw();
         if found.owner != own && found.owner != ROOT {
@@ -96,7 +96,7 @@ impl HistoryFile {
         Ok(Recorded { reports: stored.history, last_good: stored.last_good.and_then(StoredContent::decoded) })
     }
 
-    pub fn write(&self, history: &History) -> io::Result<()> {
+    pub(crate) fn write(&self, history: &History) -> io::Result<()> {
         let mut reports = history.reports();
         reports.reverse();
         let last_good = history.last_good().map(|content| StoredContent::of(&content));
@@ -132,7 +132,7 @@ impl StoredContent {
 ///
 /// The next content is written beside the file, under one name, so that a process that is killed in
 /// between leaves at most one such file, which the next call replaces.
-pub fn replace(path: &Path, content: &[u8], permissions: Option<fs::Permissions>) -> io::Result<()> {
+pub(crate) fn replace(path: &Path, content: &[u8], permissions: Option<fs::Permissions>) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
     name.push(".next");

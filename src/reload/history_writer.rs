@@ -22,7 +22,7 @@ const FIRST_READ: Duration = Duration::from_secs(1);
 const LAST_WRITE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
-pub struct HistoryWriter {
+pub(super) struct HistoryWriter {
     waiting: Arc<Waiting>,
 }
 
@@ -44,7 +44,7 @@ struct State {
 impl HistoryWriter {
     /// Starts the thread, and has it read the reports of an earlier process first. They are none where the
     /// file cannot be used or is not read in time; the log says so.
-    pub fn start(file: Option<HistoryFile>) -> std::io::Result<(Self, Vec<Value>)> {
+    pub(super) fn start(file: Option<HistoryFile>) -> std::io::Result<(Self, Vec<Value>)> {
         let writer = Self::default();
         let waiting = writer.waiting.clone();
         let (found, earlier) = mpsc::sync_channel(1);
@@ -62,13 +62,13 @@ impl HistoryWriter {
     }
 
     /// Has a history written, in place of one that still waits.
-    pub fn write(&self, file: HistoryFile, history: History) {
+    pub(super) fn write(&self, file: HistoryFile, history: History) {
         lock(&self.waiting.state).next = Some((file, history));
         self.waiting.changed.notify_all();
     }
 
     /// Waits for the last write, briefly, so that a process that ends in order leaves a complete history.
-    pub fn finish(&self) {
+    pub(super) fn finish(&self) {
         let state = lock(&self.waiting.state);
         let is_busy = |state: &mut State| state.next.is_some() || state.is_writing;
         // A history that is not written by then is lost with the process.

@@ -7,12 +7,12 @@ use crate::config::Config;
 use crate::config::changes::{Change, Kind, PendingRestart};
 
 /// Sees the old and the new configuration before the new one goes into service; an error refuses it.
-pub type Check = dyn Fn(&Config, &Config) -> Result<(), String> + Send + Sync;
+pub(crate) type Check = dyn Fn(&Config, &Config) -> Result<(), String> + Send + Sync;
 
 #[derive(Clone)]
-pub struct Hook {
-    pub name: String,
-    pub check: Arc<Check>,
+pub(crate) struct Hook {
+    pub(crate) name: String,
+    pub(crate) check: Arc<Check>,
 }
 
 impl fmt::Debug for Hook {
@@ -63,7 +63,7 @@ pub enum Announcement {
 }
 
 /// Sorts changes by what they concern.
-pub fn events(changes: &[Change], pending: &[PendingRestart]) -> Vec<Event> {
+pub(crate) fn events(changes: &[Change], pending: &[PendingRestart]) -> Vec<Event> {
     let mut events: Vec<Event> = Vec::new();
     for change in changes {
         let bucket = change.path.strip_prefix("buckets[").and_then(|rest| rest.split_once(']'));

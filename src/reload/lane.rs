@@ -18,7 +18,7 @@ use crate::reload::preparation::{Preparation, Report};
 
 /// A place for one run at a time.
 #[derive(Debug, Default)]
-pub struct Lane {
+pub(super) struct Lane {
     abandoned: Mutex<Option<Abandoned>>,
 }
 
@@ -31,7 +31,7 @@ struct Abandoned {
 
 impl Lane {
     /// Prepares a reload, for as long as `patience` at most.
-    pub fn run(&self, preparation: Preparation, patience: Duration) -> Report {
+    pub(super) fn run(&self, preparation: Preparation, patience: Duration) -> Report {
         let mut abandoned = lock(&self.abandoned);
         if let Some(earlier) = abandoned.as_ref().filter(|earlier| !earlier.thread.is_finished()) {
             return Report::refused(Refusal::Occupied { stage: earlier.stage.name() });

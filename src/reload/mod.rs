@@ -7,16 +7,16 @@
 //! that panics or is not done at its deadline is a refused reload and nothing else. Trials have a queue
 //! and a thread of their own, so that they never delay a reload.
 
-pub mod attempt;
-pub mod history;
-pub mod history_file;
+pub(crate) mod attempt;
+pub(crate) mod history;
+pub(crate) mod history_file;
 mod history_writer;
-pub mod hooks;
+pub(crate) mod hooks;
 mod lane;
 mod preparation;
 mod record;
-pub mod watcher;
-pub mod webhook;
+pub(crate) mod watcher;
+pub(crate) mod webhook;
 mod worker;
 
 use std::io;
@@ -51,11 +51,11 @@ const ANNOUNCEMENTS: usize = 256;
 const WAITING_TRIALS: usize = 4;
 
 /// The part of a publication that follows the swap of the pointer and cannot fail any more.
-pub type Commit = Box<dyn FnOnce() + Send>;
+pub(crate) type Commit = Box<dyn FnOnce() + Send>;
 
 /// Begins to listen on sockets that are bound: the last step that may refuse. Dropped with a run that is
 /// refused, it closes them, and no connection was ever taken.
-pub type Listen = Box<dyn FnOnce() -> Result<Commit, String> + Send>;
+pub(crate) type Listen = Box<dyn FnOnce() -> Result<Commit, String> + Send>;
 
 /// Binds what a configuration listens on; an error refuses the run.
 type Bind = dyn Fn(&Config) -> Result<Listen, String> + Send + Sync;

@@ -20,7 +20,7 @@ use crate::settings::source::Content;
 const MARGIN: Duration = Duration::from_millis(250);
 
 /// Everything that can fail, done, but for listening.
-pub struct Prepared {
+pub(super) struct Prepared {
     pub config: Arc<Config>,
     pub content: Arc<Content>,
     /// The generation in which the content was first in service; `None` if it was not yet.
@@ -35,7 +35,7 @@ pub struct Prepared {
 }
 
 /// The outcome of a run, on its way to the thread that publishes.
-pub struct Report {
+pub(super) struct Report {
     pub stages: Stages,
     pub seen: Option<Seen>,
     pub digest: Option<String>,
@@ -44,17 +44,17 @@ pub struct Report {
 
 impl Report {
     /// A refusal of which nothing else is known.
-    pub fn refused(refusal: Refusal) -> Self {
+    pub(super) fn refused(refusal: Refusal) -> Self {
         Self { stages: Stages::default(), seen: None, digest: None, outcome: Err(refusal) }
     }
 }
 
 /// The digest of the content that a run works on, and the files as it saw them, as soon as they are
 /// known; for the report of a run that never ends.
-pub type Found = Arc<OnceLock<(String, Option<Seen>)>>;
+pub(super) type Found = Arc<OnceLock<(String, Option<Seen>)>>;
 
 /// A run, as values that may be left behind.
-pub struct Preparation {
+pub(super) struct Preparation {
     pub path: PathBuf,
     pub from: From,
     /// A configuration of the history to put into service again, instead of reading anything.
@@ -68,7 +68,7 @@ pub struct Preparation {
 }
 
 impl Preparation {
-    pub fn run(mut self, stages: &mut Stages) -> Report {
+    pub(super) fn run(mut self, stages: &mut Stages) -> Report {
         let report = |seen, digest, outcome| Report { stages: Stages::default(), seen, digest, outcome };
         if let Some(Restorable { config, content, origin }) = self.recorded.take() {
             let digest = config.digest.clone();

@@ -56,7 +56,7 @@ pub struct Status {
 
 /// The handle on the watcher, whose thread may not run yet.
 #[derive(Debug)]
-pub struct Watcher {
+pub(crate) struct Watcher {
     waker: Sender<Hint>,
     /// Taken by the thread.
     hints: Mutex<Option<Receiver<Hint>>>,
@@ -72,17 +72,17 @@ impl Default for Watcher {
 
 impl Watcher {
     /// Wakes the watcher: the settings or the watched files may be others now.
-    pub fn reconsider(&self) {
+    pub(crate) fn reconsider(&self) {
         // Nothing is lost where the thread does not run.
         let _ = self.waker.send(Hint::Settings);
     }
 
-    pub fn status(&self) -> Status {
+    pub(crate) fn status(&self) -> Status {
         crate::reload::lock(&self.status).clone()
     }
 
     /// Starts the thread, unless it runs already. It ends with the reloader.
-    pub fn start(&self, reloader: &Arc<Reloader>) -> io::Result<()> {
+    pub(crate) fn start(&self, reloader: &Arc<Reloader>) -> io::Result<()> {
         let Some(hints) = crate::reload::lock(&self.hints).take() else { return Ok(()) };
         let watching =
             Watching { hints, waker: self.waker.clone(), status: self.status.clone(), undecided: None };

@@ -22,7 +22,7 @@ const MAX_SENTENCE: usize = 2000;
 const QUEUE: usize = 64;
 
 #[derive(Debug, Default)]
-pub struct Webhook(OnceLock<Option<SyncSender<Message>>>);
+pub(crate) struct Webhook(OnceLock<Option<SyncSender<Message>>>);
 
 #[derive(Debug)]
 struct Message {
@@ -32,7 +32,7 @@ struct Message {
 
 impl Webhook {
     /// Sends the report of an attempt, if its outcome is of interest. Never waits.
-    pub fn tell(&self, attempt: &Arc<Attempt>, notify: Option<&Notify>) {
+    pub(crate) fn tell(&self, attempt: &Arc<Attempt>, notify: Option<&Notify>) {
         let Some(notify) = notify else { return };
         // A caller whose condition did not hold knows it already.
         let is_of_interest =

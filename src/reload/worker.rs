@@ -28,7 +28,7 @@ use crate::telemetry::metrics::Metrics;
 /// How much a reload stands back behind requests (`nice(2)`).
 const RELOAD_NICE: i32 = 10;
 
-pub struct Worker {
+pub(super) struct Worker {
     pub path: PathBuf,
     pub live: Arc<Live>,
     pub metrics: Arc<Metrics>,
@@ -43,7 +43,7 @@ pub struct Worker {
 /// The lanes, a separate one for each kind of run, so that a trial that hangs refuses no reload, and a file system that
 /// hangs refuses no rollback, which reads nothing.
 #[derive(Default)]
-pub struct Lanes {
+pub(super) struct Lanes {
     reloads: Lane,
     rollbacks: Lane,
     trials: Lane,
@@ -51,7 +51,7 @@ pub struct Lanes {
 
 impl Worker {
     /// Serves reloads and rollbacks until nobody is left to ask for one.
-    pub fn run(&self, queue: &mpsc::Receiver<Request>) {
+    pub(super) fn run(&self, queue: &mpsc::Receiver<Request>) {
         step_back();
         while let Ok(first) = queue.recv() {
             let mut waiting: VecDeque<Request> = std::iter::once(first).chain(queue.try_iter()).collect();
@@ -69,7 +69,7 @@ impl Worker {
     }
 
     /// Serves trials until nobody is left to ask for one.
-    pub fn run_trials(&self, queue: &mpsc::Receiver<Request>) {
+    pub(super) fn run_trials(&self, queue: &mpsc::Receiver<Request>) {
         step_back();
         while let Ok(request) = queue.recv() {
             self.serve(vec![request]);
@@ -240,7 +240,7 @@ impl Worker {
     }
 
     /// Has the history written, where the configuration in service wants that.
-    pub fn write_history(&self) {
+    pub(super) fn write_history(&self) {
         if let Some(path) = &self.live.current().config.reload.history_file {
             let history = lock(&self.shared.history).clone();
             self.shared.history_writer.write(HistoryFile::new(path.clone()), history);
@@ -263,6 +263,6 @@ fn survive<T>(when: &str, action: impl FnOnce() -> T) -> Option<T> {
     outcome
 }
 
-pub fn names(config: &Config) -> impl Iterator<Item = Arc<str>> {
+pub(super) fn names(config: &Config) -> impl Iterator<Item = Arc<str>> {
     config.buckets.iter().map(|bucket| bucket.name.clone())
 }

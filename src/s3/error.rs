@@ -3,14 +3,14 @@
 
 /// An error document. `code` and `message` are our own words and `request_id` is of a safe
 /// alphabet, so none of them needs escaping.
-pub fn document(code: &str, message: &str, request_id: &str) -> String {
+pub(crate) fn document(code: &str, message: &str, request_id: &str) -> String {
     format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{code}</Code><Message>{message}</Message><RequestId>{request_id}</RequestId></Error>"
     )
 }
 
 /// The `Code` of a store's error document, for the log: a name of letters, or nothing.
-pub fn code_in(document: &[u8]) -> Option<&str> {
+pub(crate) fn code_in(document: &[u8]) -> Option<&str> {
     let text = std::str::from_utf8(document).ok()?;
     let code = text.split_once("<Code>")?.1.split_once("</Code>")?.0;
     let is_name = (1..=64).contains(&code.len()) && code.bytes().all(|byte| byte.is_ascii_alphanumeric());
@@ -19,7 +19,7 @@ pub fn code_in(document: &[u8]) -> Option<&str> {
 
 /// Why a store did not accept whom a request was signed as, or what that one may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cause {
+pub(crate) enum Cause {
     /// The secret key is another one, or something on the way changed the request.
     BadSignature,
     /// The store does not know the access key.
@@ -35,7 +35,7 @@ pub enum Cause {
 impl Cause {
     /// By the status and the code of a store's answer; what is no refusal is `None`. The answer to a HEAD
     /// has no document, and so no code.
-    pub fn of(status: u16, code: Option<&str>) -> Option<Self> {
+    pub(crate) fn of(status: u16, code: Option<&str>) -> Option<Self> {
         match code {
             Some("SignatureDoesNotMatch") => Some(Self::BadSignature),
             Some("InvalidAccessKeyId") => Some(Self::UnknownKey),
@@ -46,7 +46,7 @@ impl Cause {
     }
 
     /// The metric label. None is the end of another one.
-    pub fn label(self) -> &'static str {
+    pub(crate) fn label(self) -> &'static str {
         match self {
             Self::BadSignature => "bad_signature",
             Self::UnknownKey => "unknown_key",

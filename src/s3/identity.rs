@@ -15,7 +15,7 @@ use crate::secret::Secret;
 /// The time before the expiry of credentials in which they are not used: the way to the store takes
 /// time, and the store has a clock of its own. It would refuse the request, and the client would get its
 /// 403 for what is no fault of the client's.
-pub const LAST_SECONDS: Duration = Duration::from_secs(5);
+pub(crate) const LAST_SECONDS: Duration = Duration::from_secs(5);
 
 /// What a request is signed with. Temporary credentials come with a session token.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -48,7 +48,7 @@ impl Credentials {
 }
 
 /// Whether a text can stand in a header as it is.
-pub fn is_printable(secret: &Secret) -> bool {
+pub(crate) fn is_printable(secret: &Secret) -> bool {
     !secret.is_empty() && secret.expose().bytes().all(|byte| byte.is_ascii_graphic())
 }
 

@@ -25,7 +25,7 @@ impl ObjectKey {
 }
 
 /// A value as it stands in a canonical query string.
-pub fn encode_query_value(value: &str) -> impl std::fmt::Display {
+pub(crate) fn encode_query_value(value: &str) -> impl std::fmt::Display {
     utf8_percent_encode(value, QUERY)
 }
 

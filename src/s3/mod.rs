@@ -3,10 +3,10 @@
 //! Knows no configuration, no Pingora and no clock; texts are parsed here and total afterwards.
 //! Addressing follows the Amazon S3 User Guide, "Virtual hosting of buckets".
 
-pub mod error;
-pub mod identity;
-pub mod key;
-pub mod sigv4;
+pub(crate) mod error;
+pub(crate) mod identity;
+pub(crate) mod key;
+pub(crate) mod sigv4;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
@@ -239,7 +239,7 @@ fn is_host_name(name: &str) -> bool {
 }
 
 /// Whether a text can be a region: it becomes a part of the credential scope and of host names.
-pub fn is_region(text: &str) -> bool {
+pub(crate) fn is_region(text: &str) -> bool {
     (1..=63).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 

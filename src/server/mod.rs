@@ -47,20 +47,20 @@ const POOLED_CONNECTIONS_PER_THREAD: usize = 256;
 const WARM: Duration = Duration::from_secs(2);
 
 /// What a process starts with.
-pub struct Start {
-    pub path: PathBuf,
-    pub config: Config,
+pub(crate) struct Start {
+    pub(crate) path: PathBuf,
+    pub(crate) config: Config,
     /// The bytes that the configuration was read from.
-    pub content: Content,
+    pub(crate) content: Content,
     /// The digest of the file, whose content is another one after `--resume`.
-    pub file_digest: String,
+    pub(crate) file_digest: String,
     /// Whether the listeners come from a process that runs already.
-    pub upgrade: bool,
+    pub(crate) upgrade: bool,
 }
 
 /// Runs until the process is told to end. Returns when everything under way is done or the grace
 /// period is over.
-pub fn run(start: Start, signals: Caught, log: log::Guard) -> Result<()> {
+pub(crate) fn run(start: Start, signals: Caught, log: log::Guard) -> Result<()> {
     let Start { path, config, content, file_digest, upgrade } = start;
     log::apply(config.log);
     log::warn_of_environment();

@@ -15,7 +15,7 @@ const MAX_MISTAKES: usize = 50;
 const MAX_SCALAR: usize = 64;
 
 /// Reads a section. What was wrong is left at its default, with a problem at its place.
-pub fn section<T: DeserializeOwned + Default>(
+pub(crate) fn section<T: DeserializeOwned + Default>(
     mut tree: Value,
     place: &Place,
     references: &References<'_>,
@@ -186,7 +186,7 @@ fn mistyped(found: &Value, wanted: Wanted, reference: Option<&String>) -> String
 }
 
 /// The value at a place.
-pub fn at<'t>(tree: &'t mut Value, steps: &[Step]) -> Option<&'t mut Value> {
+pub(crate) fn at<'t>(tree: &'t mut Value, steps: &[Step]) -> Option<&'t mut Value> {
     steps.iter().try_fold(tree, |value, step| match step {
         Step::Key(key) => value.get_mut(key.as_str()),
         Step::Index(index) => value.get_mut(*index),

@@ -18,19 +18,19 @@ use crate::settings::syntax::{self, Explained};
 use crate::settings::tree::{self, Budget};
 
 /// Hashes of this process alone.
-pub static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+pub(crate) static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 /// A file as it was read.
 #[derive(Debug, PartialEq)]
-pub struct Document<'t> {
+pub(crate) struct Document<'t> {
     /// Everything but the items of `buckets`, whose list is there and empty.
-    pub tree: Value,
-    pub items: Vec<Item<'t>>,
+    pub(crate) tree: Value,
+    pub(crate) items: Vec<Item<'t>>,
 }
 
 /// An item of `buckets`.
 #[derive(Debug, PartialEq)]
-pub enum Item<'t> {
+pub(crate) enum Item<'t> {
     /// Known by the hash of its text, and not read.
     Known { text: &'t str, hash: u64 },
     /// With the hash of its text, or of its tree where it has no text of its own.
@@ -49,7 +49,7 @@ impl Document<'_> {
 }
 
 /// Reads a file, within its budget; what `is_known` by its hash is not looked into.
-pub fn read<'t>(
+pub(crate) fn read<'t>(
     text: &'t str,
     is_known: impl Fn(u64) -> bool,
     deadline: &Deadline,
@@ -70,7 +70,7 @@ pub fn read<'t>(
 }
 
 /// The value of one item, from a text that is nothing else.
-pub fn item(text: &str) -> Option<Value> {
+pub(crate) fn item(text: &str) -> Option<Value> {
     item_within(text, &Budget::of(text.len()))
 }
 
@@ -129,18 +129,18 @@ fn read_apart<'t>(
 }
 
 /// A text in parts: the items of its list of buckets, and what surrounds them.
-pub struct Split<'t> {
+pub(crate) struct Split<'t> {
     /// The text with one line in place of the items.
-    pub frame: String,
+    pub(crate) frame: String,
     /// The lines before the first item.
-    pub lines_before: usize,
-    pub items: Vec<&'t str>,
+    pub(crate) lines_before: usize,
+    pub(crate) items: Vec<&'t str>,
     /// The tree of the frame, with an empty list of buckets.
     tree: Value,
 }
 
 /// Splits a text into the items of its list of buckets and the rest, where that can be done.
-pub fn split(text: &str) -> Option<Split<'_>> {
+pub(crate) fn split(text: &str) -> Option<Split<'_>> {
     split_within(text, &Budget::of(text.len()))
 }
 

@@ -16,7 +16,7 @@ use crate::settings::problem::{Problem, Step};
 const MAX_BYTES: usize = 8 << 20;
 
 /// Adds the lines to problems that have none.
-pub fn locate(problems: &mut [Problem], text: &str) {
+pub(super) fn locate(problems: &mut [Problem], text: &str) {
     let split = document::split(text);
     let starts = split.as_ref().map(item_lines).unwrap_or_default();
     let mut left = MAX_BYTES;

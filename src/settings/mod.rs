@@ -2,15 +2,15 @@
 //!
 //! Knows YAML and files, and none of the keys.
 
-pub mod decode;
-pub mod document;
+pub(crate) mod decode;
+pub(crate) mod document;
 mod location;
 mod nesting;
-pub mod permissions;
-pub mod placeholder;
-pub mod problem;
-pub mod redaction;
-pub mod reference;
-pub mod source;
+pub(crate) mod permissions;
+pub(crate) mod placeholder;
+pub(crate) mod problem;
+pub(crate) mod redaction;
+pub(crate) mod reference;
+pub(crate) mod source;
 mod syntax;
-pub mod tree;
+pub(crate) mod tree;

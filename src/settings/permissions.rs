@@ -12,20 +12,20 @@ const GROUP_OR_OTHERS_WRITE: u32 = 0o022;
 
 /// What the permission bits of a file are, and what it holds.
 #[derive(Debug, Clone, Copy)]
-pub struct Permissions {
-    pub mode: u32,
-    pub holds_secret: bool,
+pub(crate) struct Permissions {
+    pub(crate) mode: u32,
+    pub(crate) holds_secret: bool,
 }
 
 impl Permissions {
     /// Of a file that somebody else will read, at the end of all links; `None` where there is none.
-    pub fn of_secret(path: &Path) -> Option<Self> {
+    pub(crate) fn of_secret(path: &Path) -> Option<Self> {
         let mode = fs::metadata(path).ok()?.permissions().mode();
         Some(Self { mode, holds_secret: true })
     }
 
     /// The complaints about them, each with its remedy; `path` is the file's, as it may be shown.
-    pub fn complaints(self, path: &str) -> impl Iterator<Item = String> + use<> {
+    pub(crate) fn complaints(self, path: &str) -> impl Iterator<Item = String> + use<> {
         let mode = self.mode & 0o7777;
         let is_exposed = self.holds_secret && mode & OTHERS_READ != 0;
         let is_open = mode & GROUP_OR_OTHERS_WRITE != 0;

@@ -4,7 +4,7 @@
 //! placeholder as a whole is one; a random secret never has these shapes.
 
 /// The complaint about a secret that is a placeholder, and the remedy. Never quotes the secret.
-pub fn complaint(secret: &str) -> Option<&'static str> {
+pub(crate) fn complaint(secret: &str) -> Option<&'static str> {
     if is_cut_off(secret) {
         Some("is cut off: it ends with dots; paste all of it, or refer to it as `${NAME}` or `${file:PATH}`")
     } else if is_unfilled(secret) || is_well_known(secret) {

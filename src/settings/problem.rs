@@ -57,7 +57,7 @@ impl fmt::Display for Place {
 
 /// Whether a text is a key that somebody meant, and so may be shown. A key of flow style without its
 /// space, `{ secret:abc }`, is key and value in one.
-pub fn is_plain(key: &str) -> bool {
+pub(crate) fn is_plain(key: &str) -> bool {
     key.len() <= 32 && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
 }
 
@@ -102,7 +102,7 @@ const MAX_SHOWN: usize = 200;
 const MAX_MESSAGE: usize = 2_000;
 
 /// The beginning of a text that may be of any length.
-pub fn shown(text: &str) -> Cow<'_, str> {
+pub(crate) fn shown(text: &str) -> Cow<'_, str> {
     cut(text, MAX_SHOWN)
 }
 

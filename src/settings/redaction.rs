@@ -24,11 +24,11 @@ const BECAME: &str = "became";
 /// written without the query.
 #[derive(Clone, Deserialize)]
 #[serde(transparent)]
-pub struct SecretQuery(Secret);
+pub(crate) struct SecretQuery(Secret);
 
 impl SecretQuery {
     /// The whole URL. Never log it, never format it into an error.
-    pub fn expose(&self) -> &str {
+    pub(crate) fn expose(&self) -> &str {
         self.0.expose()
     }
 }
@@ -57,7 +57,7 @@ impl Serialize for SecretQuery {
 }
 
 /// Hides what references were filled in with, in the tree of what stands at `base`.
-pub fn conceal(tree: &mut Value, base: &Place, written: &BTreeMap<Place, String>) {
+pub(crate) fn conceal(tree: &mut Value, base: &Place, written: &BTreeMap<Place, String>) {
     for (place, text) in within(written, base) {
         let steps = place.steps().get(base.steps().len()..).unwrap_or_default();
         // A secret hides itself.
@@ -78,7 +78,7 @@ pub fn conceal(tree: &mut Value, base: &Place, written: &BTreeMap<Place, String>
 }
 
 /// Whether a secret is written out at or below a place. The id of a key pair is none without the key.
-pub fn holds_secret(tree: &Value, position: &Position<'_>, written: &BTreeMap<Place, String>) -> bool {
+pub(crate) fn holds_secret(tree: &Value, position: &Position<'_>, written: &BTreeMap<Place, String>) -> bool {
     match tree {
         Value::Tagged(tagged) => tagged.tag == TAG && !written.contains_key(&position.place()),
         Value::Sequence(items) => (items.iter().enumerate())
@@ -92,7 +92,7 @@ pub fn holds_secret(tree: &Value, position: &Position<'_>, written: &BTreeMap<Pl
 }
 
 /// Replaces every secret by what stands for it.
-pub fn redacted(value: &Value) -> Value {
+pub(crate) fn redacted(value: &Value) -> Value {
     match value {
         Value::Tagged(tagged) if tagged.tag == TAG => Value::String(REDACTED.to_owned()),
         Value::Tagged(tagged) if tagged.tag == REFERENCE => {

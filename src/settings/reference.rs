@@ -16,7 +16,7 @@ use crate::settings::source;
 use crate::settings::tree;
 
 #[derive(Debug, PartialEq, Eq, Error)]
-pub enum Unresolved {
+pub(crate) enum Unresolved {
     // These two do not quote: the text may be a secret that happens to hold `${`.
     #[error("a `${{` has no closing `}}`; write `$$` for a literal `$`")]
     Unclosed,
@@ -41,18 +41,18 @@ pub enum Unresolved {
 }
 
 /// Fills in references and remembers what it did.
-pub struct References<'a> {
+pub(crate) struct References<'a> {
     /// Relative paths are relative to the configuration file.
-    pub directory: &'a Path,
+    pub(crate) directory: &'a Path,
     /// The bytes of every file that was asked for, `None` where it could not be read.
-    pub files: BTreeMap<PathBuf, Option<Vec<u8>>>,
+    pub(crate) files: BTreeMap<PathBuf, Option<Vec<u8>>>,
     /// Who may do what with those that were read from the disk now.
-    pub permissions: BTreeMap<PathBuf, Permissions>,
+    pub(crate) permissions: BTreeMap<PathBuf, Permissions>,
     /// Whether `files` is all there is, so that the disk is left alone.
     is_complete: bool,
     /// The text, as written, of every value that held a reference. What such a value became may be a
     /// secret, so messages show this instead.
-    pub written: BTreeMap<Place, String>,
+    pub(crate) written: BTreeMap<Place, String>,
     /// The paths that were filled in, as they are written.
     shown: BTreeMap<PathBuf, String>,
     /// The most bytes that may be filled in, and how many of them are left.
@@ -62,14 +62,14 @@ pub struct References<'a> {
 }
 
 /// Where the walk through a tree is; a [`Place`] that costs nothing until it is asked for.
-pub enum Position<'p> {
+pub(crate) enum Position<'p> {
     Root,
     Key(&'p Position<'p>, &'p str),
     Index(&'p Position<'p>, usize),
 }
 
 impl Position<'_> {
-    pub fn place(&self) -> Place {
+    pub(crate) fn place(&self) -> Place {
         match self {
             Self::Root => Place::root(),
             Self::Key(above, key) => above.place().key(*key),
@@ -79,12 +79,12 @@ impl Position<'_> {
 }
 
 impl<'a> References<'a> {
-    pub fn new(directory: &'a Path) -> Self {
+    pub(crate) fn new(directory: &'a Path) -> Self {
         Self { is_complete: false, ..Self::recorded(directory, BTreeMap::new()) }
     }
 
     /// References into files that were read at another time.
-    pub fn recorded(directory: &'a Path, files: BTreeMap<PathBuf, Option<Vec<u8>>>) -> Self {
+    pub(crate) fn recorded(directory: &'a Path, files: BTreeMap<PathBuf, Option<Vec<u8>>>) -> Self {
         let limit = tree::text_limit(0);
         Self {
             directory,
@@ -101,24 +101,24 @@ impl<'a> References<'a> {
 
     /// References in a file of this many bytes, which are filled in until a deadline. What they bring is
     /// bounded, because a large file can be named again and again.
-    pub fn within(&mut self, bytes: usize, deadline: &Deadline) {
+    pub(crate) fn within(&mut self, bytes: usize, deadline: &Deadline) {
         self.limit = tree::text_limit(bytes);
         self.left = self.limit;
         self.deadline = deadline.clone();
     }
 
     /// The deadline, for every loop over what the file holds.
-    pub fn deadline(&self) -> &Deadline {
+    pub(crate) fn deadline(&self) -> &Deadline {
         &self.deadline
     }
 
     /// Whether everything comes from another time and the disk is left alone.
-    pub fn are_recorded(&self) -> bool {
+    pub(crate) fn are_recorded(&self) -> bool {
         self.is_complete
     }
 
     /// Fills in every text at and below `value`.
-    pub fn fill(&mut self, value: &mut Value, position: &Position<'_>, problems: &mut Problems) {
+    pub(crate) fn fill(&mut self, value: &mut Value, position: &Position<'_>, problems: &mut Problems) {
         match value {
             Value::String(text) if text.contains('$') => {
                 let place = position.place();
@@ -173,7 +173,7 @@ impl<'a> References<'a> {
 
     /// A text with its references filled in; those to claims stay, where they may stand.
     /// What is filled in is taken from `left`.
-    pub fn resolve(
+    pub(crate) fn resolve(
         &mut self,
         text: &str,
         takes_claims: bool,
@@ -248,7 +248,7 @@ impl<'a> References<'a> {
     }
 
     /// The content of a file that the configuration names at a place.
-    pub fn file_at(&mut self, path: &str, place: &Place) -> Result<&[u8], String> {
+    pub(crate) fn file_at(&mut self, path: &str, place: &Place) -> Result<&[u8], String> {
         if let Some(written) = self.written.get(place) {
             self.shown.insert(path.into(), written.clone());
         }
@@ -256,7 +256,7 @@ impl<'a> References<'a> {
     }
 
     /// A path as it may be shown: as it is written, where it was filled in.
-    pub fn shown(&self, path: &Path) -> String {
+    pub(crate) fn shown(&self, path: &Path) -> String {
         self.shown.get(path).cloned().unwrap_or_else(|| path.display().to_string())
     }
 
@@ -301,7 +301,7 @@ fn takes_claims(place: &Place) -> bool {
 }
 
 /// The references at and below a place.
-pub fn within<'w>(
+pub(crate) fn within<'w>(
     written: &'w BTreeMap<Place, String>,
     base: &Place,
 ) -> impl Iterator<Item = (&'w Place, &'w String)> {

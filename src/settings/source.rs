@@ -12,13 +12,13 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 /// The largest configuration file. 100,000 buckets take about 40 MiB.
-pub const MAX_CONFIG_BYTES: u64 = 128 << 20;
+pub(crate) const MAX_CONFIG_BYTES: u64 = 128 << 20;
 
 /// The largest file that a configuration refers to: a secret, a key, a bundle of certificates.
-pub const MAX_REFERENCED_BYTES: u64 = 1 << 20;
+pub(crate) const MAX_REFERENCED_BYTES: u64 = 1 << 20;
 
 #[derive(Debug, Error)]
-pub enum Unreadable {
+pub(crate) enum Unreadable {
     #[error("{0}")]
     Io(#[from] io::Error),
     #[error("is not a regular file")]
@@ -29,19 +29,19 @@ pub enum Unreadable {
 
 /// A file as it was found, at the end of all links.
 #[derive(Debug)]
-pub struct Found {
-    pub bytes: Vec<u8>,
+pub(crate) struct Found {
+    pub(crate) bytes: Vec<u8>,
     /// Its permission bits.
-    pub mode: u32,
+    pub(crate) mode: u32,
     /// The user id of its owner.
-    pub owner: u32,
+    pub(crate) owner: u32,
 }
 
 /// Opening a pipe does not wait for a writer.
 const NONBLOCK: i32 = OFlags::NONBLOCK.bits() as i32;
 
 /// A regular file of at most `limit` bytes.
-pub fn read(path: &Path, limit: u64) -> Result<Found, Unreadable> {
+pub(crate) fn read(path: &Path, limit: u64) -> Result<Found, Unreadable> {
     // Opening a pipe would wait for a writer, and some devices act when they are opened, so look first.
     if !std::fs::metadata(path)?.is_file() {
         return Err(Unreadable::NotAFile);
@@ -71,7 +71,7 @@ pub struct Content {
 }
 
 /// What relative paths in a configuration file are relative to.
-pub fn directory(path: &Path) -> &Path {
+pub(crate) fn directory(path: &Path) -> &Path {
     path.parent().unwrap_or(Path::new(""))
 }
 

@@ -7,7 +7,7 @@ use crate::settings::nesting::MAX_DEPTH;
 use crate::settings::tree::{self, DUPLICATE_KEY, Unparsed};
 
 /// A line, where one is known, and the message for it.
-pub struct Explained {
+pub(super) struct Explained {
     pub line: Option<usize>,
     pub message: String,
 }
@@ -36,7 +36,7 @@ const MESSAGES: [(&str, &str); 18] = [
 ];
 
 /// Explains an error of the parser.
-pub fn explain(error: &Unparsed, text: &str) -> Explained {
+pub(super) fn explain(error: &Unparsed, text: &str) -> Explained {
     let (line, why) = match error {
         Unparsed::TooDeep { line } => (
             Some(*line),

@@ -29,7 +29,7 @@ const TEXT_FACTOR: usize = 8;
 ///
 /// A file without aliases is always within it: a value takes at least one byte of the file.
 #[derive(Debug)]
-pub struct Budget {
+pub(crate) struct Budget {
     values: Cell<usize>,
     text: Cell<usize>,
     is_exceeded: Cell<bool>,
@@ -37,7 +37,7 @@ pub struct Budget {
 
 impl Budget {
     /// The budget of a file of this many bytes.
-    pub fn of(bytes: usize) -> Self {
+    pub(crate) fn of(bytes: usize) -> Self {
         Self {
             values: Cell::new(value_limit(bytes)),
             text: Cell::new(text_limit(bytes)),
@@ -65,22 +65,22 @@ impl Budget {
 }
 
 /// The most bytes of text that a file of this many bytes may become.
-pub fn text_limit(bytes: usize) -> usize {
+pub(crate) fn text_limit(bytes: usize) -> usize {
     bytes.saturating_mul(TEXT_FACTOR).saturating_add(FREE_TEXT)
 }
 
 /// The most values that a file of this many bytes may become.
-pub fn value_limit(bytes: usize) -> usize {
+pub(crate) fn value_limit(bytes: usize) -> usize {
     bytes.saturating_add(FREE_VALUES)
 }
 
 /// The most lines that begin with `%`. The parser compares each with all before it, and a configuration
 /// has no use for any.
-pub const MAX_DIRECTIVES: usize = 32;
+pub(crate) const MAX_DIRECTIVES: usize = 32;
 
 /// The reason why there is no tree.
 #[derive(Debug)]
-pub enum Unparsed {
+pub(crate) enum Unparsed {
     /// Brackets are nested too deep, in this line.
     TooDeep {
         line: usize,
@@ -95,7 +95,7 @@ pub enum Unparsed {
 }
 
 /// Builds the tree of a text with a single document, and follows its merge keys `<<`.
-pub fn parse(text: &str, budget: &Budget) -> Result<Value, Unparsed> {
+pub(crate) fn parse(text: &str, budget: &Budget) -> Result<Value, Unparsed> {
     let directives = text.split('\n').filter(|line| line.starts_with('%'));
     if text.contains('%') && directives.count() > MAX_DIRECTIVES {
         return Err(Unparsed::Directives);
@@ -114,7 +114,7 @@ pub fn parse(text: &str, budget: &Budget) -> Result<Value, Unparsed> {
 }
 
 /// The message of the error for a key that stands twice; it ends with the key where that may be shown.
-pub const DUPLICATE_KEY: &str = "duplicate key";
+pub(crate) const DUPLICATE_KEY: &str = "duplicate key";
 
 /// Builds a value; `siblings` are the entries before it where it is a key.
 struct Tree<'b> {

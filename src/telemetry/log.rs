@@ -38,7 +38,7 @@ static QUEUE: OnceLock<Arc<Queue>> = OnceLock::new();
 
 /// Writes what is still queued when it is dropped. Keep it until the very end.
 #[must_use]
-pub struct Guard {
+pub(crate) struct Guard {
     queue: Arc<Queue>,
     writer: Option<Thread>,
     written: mpsc::Receiver<()>,
@@ -73,7 +73,7 @@ static IS_TEXT: AtomicBool = AtomicBool::new(false);
 
 /// Sets the log up, once, for the whole process, with the settings that hold where no configuration
 /// says otherwise.
-pub fn init() -> Guard {
+pub(crate) fn init() -> Guard {
     let queue = QUEUE.get_or_init(Arc::default).clone();
     let guard = Guard::start(queue.clone());
     let (filter, handle) = reload::Layer::new(filter(Settings::default().level));
@@ -91,7 +91,7 @@ pub fn init() -> Guard {
 }
 
 /// Puts settings into effect, for every record from now on.
-pub fn apply(settings: Settings) {
+pub(crate) fn apply(settings: Settings) {
     let Some(handle) = FILTER.get() else { return };
     let is_text = match settings.format {
         Format::Auto => io::stderr().is_terminal(),
@@ -105,7 +105,7 @@ pub fn apply(settings: Settings) {
 }
 
 /// Says that a variable which other programs obey has no effect here, where it is set.
-pub fn warn_of_environment() {
+pub(crate) fn warn_of_environment() {
     if std::env::var_os("RUST_LOG").is_some() {
         warn!(
             "RUST_LOG is set and not read; set `log.level`, or write `level: \"${{RUST_LOG:-info}}\"` there"
@@ -120,7 +120,7 @@ fn filter(level: Level) -> Targets {
 }
 
 /// Lines that were dropped since the start.
-pub fn dropped_lines() -> u64 {
+pub(crate) fn dropped_lines() -> u64 {
     QUEUE.get().map_or(0, |queue| queue.dropped.load(Ordering::Relaxed))
 }
 

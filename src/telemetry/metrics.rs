@@ -17,7 +17,7 @@ use prometheus::{
 use crate::fault;
 
 /// The `bucket` of a request that belongs to none; no bucket can have this name.
-pub const NO_BUCKET: &str = "-";
+pub(crate) const NO_BUCKET: &str = "-";
 
 pub struct Metrics {
     registry: Registry,

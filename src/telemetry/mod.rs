@@ -1,5 +1,5 @@
 //! Everything that the program tells about itself: metrics and the log.
 
-pub mod log;
-pub mod metrics;
-pub mod units;
+pub(crate) mod log;
+pub(crate) mod metrics;
+pub(crate) mod units;

@@ -22,7 +22,7 @@ static HITS: AtomicU64 = AtomicU64::new(0);
 static MISSES: AtomicU64 = AtomicU64::new(0);
 
 /// Tokens that were found here, and such that were not, since the process started.
-pub fn lookups() -> (u64, u64) {
+pub(crate) fn lookups() -> (u64, u64) {
     (HITS.load(Ordering::Relaxed), MISSES.load(Ordering::Relaxed))
 }
 
@@ -46,7 +46,7 @@ impl<S> Weighter<Digest, Verified<S>> for Weight {
 
 type Digest = [u8; 32];
 
-pub struct Cache<S>(Entries<Digest, Verified<S>, Weight>);
+pub(crate) struct Cache<S>(Entries<Digest, Verified<S>, Weight>);
 
 impl<S: Clone> Default for Cache<S> {
     fn default() -> Self {
@@ -56,13 +56,13 @@ impl<S: Clone> Default for Cache<S> {
 }
 
 impl<S: Clone> Cache<S> {
-    pub fn clear(&self) {
+    pub(crate) fn clear(&self) {
         self.0.clear();
     }
 
     /// The entry of a token, if its signer still stands; otherwise what `verify` finds, kept when it is
     /// good.
-    pub fn get_or_verify<E>(
+    pub(crate) fn get_or_verify<E>(
         &self,
         token: &str,
         stands: impl FnOnce(&S) -> bool,

@@ -137,7 +137,7 @@ impl Condition {
 
 /// The claim at a dotted path. A claim whose own name holds dots (`https://example.com/roles`) is
 /// found by its name first.
-pub fn find<'c>(claims: &'c Claims, path: &str) -> Option<&'c Value> {
+pub(crate) fn find<'c>(claims: &'c Claims, path: &str) -> Option<&'c Value> {
     if let Some(value) = claims.get(path) {
         return Some(value);
     }
@@ -150,7 +150,7 @@ pub fn find<'c>(claims: &'c Claims, path: &str) -> Option<&'c Value> {
 }
 
 /// Sets the claim at a dotted path; what stands in the way and is no object gives way.
-pub fn insert(claims: &mut Claims, path: &str, value: Value) {
+pub(crate) fn insert(claims: &mut Claims, path: &str, value: Value) {
     match path.split_once('.') {
         None => {
             claims.insert(path.to_owned(), value);

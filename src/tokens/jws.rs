@@ -15,7 +15,7 @@ use crate::tokens::json;
 use crate::tokens::keys::{Algorithm, Key};
 
 /// A token in its parts. Nothing of it is true before a key has verified it.
-pub struct Jws<'t> {
+pub(super) struct Jws<'t> {
     pub algorithm: Algorithm,
     pub key_id: Option<String>,
     /// Header and payload as they stand in the token.
@@ -25,7 +25,7 @@ pub struct Jws<'t> {
 }
 
 impl<'t> Jws<'t> {
-    pub fn parse(token: &'t str) -> Result<Self, InvalidToken> {
+    pub(super) fn parse(token: &'t str) -> Result<Self, InvalidToken> {
         let (signed, signature) = token.rsplit_once('.').ok_or(InvalidToken::Malformed)?;
         let (header, payload) = signed.split_once('.').ok_or(InvalidToken::Malformed)?;
         if payload.contains('.') {
@@ -46,11 +46,11 @@ impl<'t> Jws<'t> {
         Ok(Self { algorithm, key_id, signed, payload, signature })
     }
 
-    pub fn is_signed_with(&self, key: &Key) -> bool {
+    pub(super) fn is_signed_with(&self, key: &Key) -> bool {
         key.verifies(self.signed, self.signature)
     }
 
-    pub fn claims(&self) -> Result<Claims, InvalidToken> {
+    pub(super) fn claims(&self) -> Result<Claims, InvalidToken> {
         object(self.payload)
     }
 }

@@ -18,8 +18,8 @@ use thiserror::Error;
 use crate::tokens::keys::{Algorithm, InvalidKey, Key};
 
 /// The largest document, and the most keys in one.
-pub const MAX_DOCUMENT_BYTES: usize = 256 << 10;
-pub const MAX_KEYS: usize = 64;
+pub(crate) const MAX_DOCUMENT_BYTES: usize = 256 << 10;
+pub(crate) const MAX_KEYS: usize = 64;
 
 /// The keys as they are known at this moment.
 #[derive(Debug, Default)]
@@ -140,7 +140,7 @@ struct Jwk {
 }
 
 /// The fit keys of a document, of which there is at least one, and what is wrong with the others.
-pub fn parse(document: &[u8]) -> Result<(Vec<Key>, Vec<Skipped>), InvalidSet> {
+pub(crate) fn parse(document: &[u8]) -> Result<(Vec<Key>, Vec<Skipped>), InvalidSet> {
     #[derive(Deserialize)]
     struct Document {
         keys: Vec<serde_json::Value>,

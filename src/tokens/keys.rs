@@ -19,7 +19,7 @@ use crate::secret::Secret;
 use crate::tokens::claims::Claims;
 
 /// The shortest secret for HS256 and its like, in characters.
-pub const MIN_SECRET_CHARACTERS: usize = 32;
+pub(crate) const MIN_SECRET_CHARACTERS: usize = 32;
 
 /// A signature algorithm (RFC 7518, section 3.1; RFC 8037, section 3.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use percent_encoding::percent_decode_str;
 use crate::tokens::invalid_token::InvalidToken;
 
 /// A longer token is refused unread: 16 KiB, twice what common servers take as one header.
-pub const MAX_TOKEN_BYTES: usize = 16 * 1024;
+pub(crate) const MAX_TOKEN_BYTES: usize = 16 * 1024;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
@@ -64,7 +64,7 @@ impl Source {
 
 /// The token of the first source that holds one. Two different ones in one source are refused: whoever
 /// stands in front may have looked at the other.
-pub fn find<'r>(
+pub(crate) fn find<'r>(
     sources: &[Source],
     headers: &'r HeaderMap,
     query: &'r str,

@@ -6,9 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use yatagarasu::reload::Reloader;
-use yatagarasu::reload::attempt::{Attempt, Refusal, Verdict};
-use yatagarasu::reload::hooks::{Announcement, Event};
+use yatagarasu::{Announcement, Attempt, Event, Refusal, Reloader, Verdict};
 
 #[path = "../../examples/embedded.rs"]
 #[allow(dead_code, reason = "its main is not called here")]
@@ -194,7 +192,7 @@ fn unchanged_buckets_are_shared_between_generations() {
     let first = program.reloader.live().current();
     program.reload(&CONFIG.replace("/photos", "/images"));
     let second = program.reloader.live().current();
-    let bucket = |generation: &yatagarasu::generation::Generation, name: &str| {
+    let bucket = |generation: &yatagarasu::Generation, name: &str| {
         generation.config.buckets.iter().find(|bucket| *bucket.name == *name).expect("a bucket").clone()
     };
     assert!(Arc::ptr_eq(&bucket(&first, "papers"), &bucket(&second, "papers")));

@@ -10,16 +10,16 @@ const ENFORCE: &str = "enforce";
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Auth {
-    pub enabled: bool,
-    pub mode: String,
-    pub claims: Vec<Claim>,
+pub(crate) struct Auth {
+    pub(crate) enabled: bool,
+    pub(crate) mode: String,
+    pub(crate) claims: Vec<Claim>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub rules: Option<Vec<PathRule>>,
+    pub(crate) rules: Option<Vec<PathRule>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub signed_links: Option<SignedLinks>,
+    pub(crate) signed_links: Option<SignedLinks>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub external: Option<External>,
+    pub(crate) external: Option<External>,
 }
 
 impl Default for Auth {
@@ -37,11 +37,11 @@ impl Default for Auth {
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct SignedLinks {
-    pub secret: Option<Secret>,
+pub(crate) struct SignedLinks {
+    pub(crate) secret: Option<Secret>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub previous_secret: Option<Secret>,
-    pub max_ttl_seconds: u64,
+    pub(crate) previous_secret: Option<Secret>,
+    pub(crate) max_ttl_seconds: u64,
 }
 
 impl Default for SignedLinks {
@@ -52,10 +52,10 @@ impl Default for SignedLinks {
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct External {
-    pub url: Option<Secret>,
-    pub timeout_ms: u64,
-    pub cache_seconds: u64,
+pub(crate) struct External {
+    pub(crate) url: Option<Secret>,
+    pub(crate) timeout_ms: u64,
+    pub(crate) cache_seconds: u64,
 }
 
 impl Default for External {
@@ -66,14 +66,14 @@ impl Default for External {
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct PathRule {
-    pub path: Option<String>,
-    pub methods: Vec<String>,
+pub(crate) struct PathRule {
+    pub(crate) path: Option<String>,
+    pub(crate) methods: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub allow: Option<String>,
-    pub deny: bool,
-    pub mode: String,
-    pub claims: Vec<Claim>,
+    pub(crate) allow: Option<String>,
+    pub(crate) deny: bool,
+    pub(crate) mode: String,
+    pub(crate) claims: Vec<Claim>,
 }
 
 impl Default for PathRule {

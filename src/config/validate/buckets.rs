@@ -23,7 +23,7 @@ use crate::settings::reference::Position;
 const MAX_NAMES: usize = 10;
 
 impl Validator<'_, '_> {
-    pub fn buckets(
+    pub(super) fn buckets(
         &mut self,
         buckets: Vec<Section<file::Bucket>>,
         place: &Place,
@@ -297,7 +297,7 @@ impl Validator<'_, '_> {
     }
 
     /// Roots in PEM, from a file that the configuration names; DER-encoded, and read once.
-    pub fn certificates(&mut self, path: &str, place: &Place) -> Option<Roots> {
+    pub(super) fn certificates(&mut self, path: &str, place: &Place) -> Option<Roots> {
         let known = self.certificates.get(path).cloned();
         let roots = known.unwrap_or_else(|| {
             let roots = self.references.file_at(path, place).map_err(|why| format!("cannot be read: {why}"));

@@ -10,7 +10,7 @@ use crate::s3::identity::{self, Credentials, Identity, Source};
 use crate::secret::Secret;
 use crate::settings::problem::Place;
 
-pub struct Identities {
+pub(super) struct Identities {
     /// One for the same settings, in all buckets and all generations.
     pub by_source: HashMap<Source, Arc<Identity>>,
     /// One for the same keys in all buckets that are read together, which share what is derived from them.
@@ -38,7 +38,7 @@ const SESSION_NAME: std::ops::RangeInclusive<usize> = 2..=64;
 const EXTERNAL_ID: std::ops::RangeInclusive<usize> = 2..=1224;
 
 impl Validator<'_, '_> {
-    pub fn identity(
+    pub(super) fn identity(
         &mut self,
         s3: &mut file::S3,
         place: &Place,

@@ -19,7 +19,7 @@ const MAX_CONDITIONS: usize = 32;
 
 /// The `jwt` block, understood.
 #[derive(Default)]
-pub struct Jwt {
+pub(super) struct Jwt {
     pub enabled: bool,
     pub verifier: Option<Arc<Verifier>>,
     /// Of everything that the verifier was made from, the contents of files included.
@@ -34,7 +34,7 @@ pub struct Jwt {
 
 impl Jwt {
     /// The rule for whoever must satisfy `jwt.claims` and some more.
-    pub fn rule(&self, sources: Vec<Source>, more: Vec<Condition>) -> Option<Rule> {
+    pub(super) fn rule(&self, sources: Vec<Source>, more: Vec<Condition>) -> Option<Rule> {
         let conditions = [self.conditions.clone(), more].concat();
         let verifier = self.verifier.clone()?;
         Some(Rule::Token { verifier, sources: sources.into(), conditions })
@@ -42,7 +42,7 @@ impl Jwt {
 }
 
 impl Validator<'_, '_> {
-    pub fn jwt(&mut self, jwt: &file::Jwt, hash: u64, known: &Known, place: &Place) -> Jwt {
+    pub(super) fn jwt(&mut self, jwt: &file::Jwt, hash: u64, known: &Known, place: &Place) -> Jwt {
         if !jwt.enabled {
             self.warn(format!(
                 "{}: false turns enforcement off: every bucket is public and the /admin endpoints answer 403",
@@ -119,7 +119,7 @@ impl Validator<'_, '_> {
         valid
     }
 
-    pub fn conditions(&mut self, claims: &[file::Claim], place: &Place) -> Vec<Condition> {
+    pub(super) fn conditions(&mut self, claims: &[file::Claim], place: &Place) -> Vec<Condition> {
         let mut conditions = Vec::new();
         if !self.is_short(claims, MAX_CONDITIONS, place) {
             return conditions;

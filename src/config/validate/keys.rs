@@ -46,7 +46,7 @@ struct Found {
 
 impl Validator<'_, '_> {
     /// The part of the block that has to do with keys.
-    pub fn keys(
+    pub(super) fn keys(
         &mut self,
         jwt: &file::Jwt,
         leeway: Duration,

@@ -7,7 +7,7 @@ use crate::limits::{Limits, Section};
 use crate::settings::problem::Place;
 
 impl Validator<'_, '_> {
-    pub fn limits(&mut self, limits: &Section, place: &Place) -> Limits {
+    pub(super) fn limits(&mut self, limits: &Section, place: &Place) -> Limits {
         Limits {
             connections: self.connections(&limits.connections, &place.key("connections")),
             header: self.seconds(limits.header_seconds, 1.0, &place.key("header_seconds")),

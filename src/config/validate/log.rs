@@ -9,7 +9,7 @@ use crate::telemetry::log::{Format, Settings};
 
 impl Validator<'_, '_> {
     /// The settings; a value that is not valid is a problem, and its default stands in.
-    pub fn log(&mut self, log: &file::Log, place: &Place) -> Settings {
+    pub(super) fn log(&mut self, log: &file::Log, place: &Place) -> Settings {
         let default = Settings::default();
         let level = match log.level.as_str() {
             "error" => Level::ERROR,

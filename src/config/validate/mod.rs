@@ -43,7 +43,7 @@ const MAX_THREADS: u64 = 1024;
 /// The configuration, without its digest; `None` or a problem where it is not valid.
 ///
 /// `own` is the file itself, with its mode, where it is one.
-pub fn validate(
+pub(super) fn validate(
     file: &File,
     own: Option<(&Path, u32)>,
     buckets: Vec<Section<file::Bucket>>,

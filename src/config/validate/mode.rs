@@ -6,7 +6,7 @@ use crate::config::validate::Validator;
 use crate::settings::problem::Place;
 
 impl Validator<'_, '_> {
-    pub fn auth_mode(&mut self, auth: &file::Auth, place: &Place) -> Mode {
+    pub(super) fn auth_mode(&mut self, auth: &file::Auth, place: &Place) -> Mode {
         let place = place.key("mode");
         let mode = self.mode(&auth.mode, &place);
         if mode == Mode::Observe && !auth.enabled {
@@ -17,7 +17,7 @@ impl Validator<'_, '_> {
         mode
     }
 
-    pub fn rule_mode(&mut self, rule: &file::PathRule, place: &Place) -> Mode {
+    pub(super) fn rule_mode(&mut self, rule: &file::PathRule, place: &Place) -> Mode {
         let mode = self.mode(&rule.mode, place);
         if mode == Mode::Observe && rule.allow.is_some() {
             let why = "means nothing beside `allow: public`, which refuses nobody; leave one of them out";
@@ -26,7 +26,7 @@ impl Validator<'_, '_> {
         mode
     }
 
-    pub fn networks_mode(&mut self, bucket: &file::Bucket, place: &Place) -> Mode {
+    pub(super) fn networks_mode(&mut self, bucket: &file::Bucket, place: &Place) -> Mode {
         let Some(mode) = &bucket.networks_mode else { return Mode::Enforce };
         if bucket.allow_networks.is_none() && bucket.deny_networks.is_none() {
             let why =
@@ -50,7 +50,7 @@ impl Validator<'_, '_> {
     }
 
     /// Says which parts of a bucket refuse nobody.
-    pub fn warn_of_observed(&mut self, policy: &Policy, place: &Place, name: Option<&str>) {
+    pub(super) fn warn_of_observed(&mut self, policy: &Policy, place: &Place, name: Option<&str>) {
         let mut parts = Vec::new();
         if policy.networks_mode == Mode::Observe {
             parts.push("its networks".to_owned());

@@ -31,7 +31,7 @@ const MAX_TIMEOUT_MS: u64 = 60_000;
 const MAX_CACHE_SECONDS: u64 = 3600;
 
 impl Validator<'_, '_> {
-    pub fn policy(
+    pub(super) fn policy(
         &mut self,
         bucket: &file::Bucket,
         place: &Place,
@@ -62,7 +62,7 @@ impl Validator<'_, '_> {
         Some(policy)
     }
 
-    pub fn external(&mut self, auth: Option<&file::Auth>, place: &Place) -> Option<External> {
+    pub(super) fn external(&mut self, auth: Option<&file::Auth>, place: &Place) -> Option<External> {
         let external = auth?.external.as_ref()?;
         let place = place.key("external");
         if external.url.is_none() {
@@ -109,7 +109,7 @@ impl Validator<'_, '_> {
         }
     }
 
-    pub fn networks(&mut self, networks: &[String], place: &Place) -> Vec<Network> {
+    pub(super) fn networks(&mut self, networks: &[String], place: &Place) -> Vec<Network> {
         let mut valid = Vec::new();
         for (index, text) in networks.iter().enumerate() {
             if self.references.deadline().has_passed() {

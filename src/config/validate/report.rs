@@ -21,7 +21,7 @@ const MAX_WARNINGS: usize = 100;
 impl Validator<'_, '_> {
     /// A problem with a value, which is quoted as it was written. What a reference was filled in with may
     /// be a secret, so a value that holds one anywhere within it is not quoted.
-    pub fn refuse(&mut self, place: &Place, value: &str, why: impl std::fmt::Display) {
+    pub(super) fn refuse(&mut self, place: &Place, value: &str, why: impl std::fmt::Display) {
         let message = match within(&self.references.written, place).next() {
             Some((at, reference)) if at == place => format!("the value of `{}` {why}", shown(reference)),
             Some(_) => format!("the value {why}"),
@@ -30,14 +30,14 @@ impl Validator<'_, '_> {
         self.problems.push(place.clone(), message);
     }
 
-    pub fn warn(&mut self, warning: String) {
+    pub(super) fn warn(&mut self, warning: String) {
         self.warned += 1;
         if self.warnings.len() < MAX_WARNINGS {
             self.warnings.push(warning);
         }
     }
 
-    pub fn into_warnings(mut self) -> Vec<String> {
+    pub(super) fn into_warnings(mut self) -> Vec<String> {
         let more = self.warned.saturating_sub(self.warnings.len());
         if more > 0 {
             self.warnings.push(format!("and {more} more warnings"));
@@ -47,7 +47,7 @@ impl Validator<'_, '_> {
 
     /// Whether a list is no longer than it may be. What stands beside every key, bucket or rule would
     /// otherwise be multiplied by their number.
-    pub fn is_short<T>(&mut self, list: &[T], most: usize, place: &Place) -> bool {
+    pub(super) fn is_short<T>(&mut self, list: &[T], most: usize, place: &Place) -> bool {
         if list.len() > most {
             self.problems.push(place.clone(), format!("has more than {most} entries; leave some out"));
         }
@@ -55,7 +55,7 @@ impl Validator<'_, '_> {
     }
 
     /// A secret that is a placeholder.
-    pub fn refuse_placeholder(&mut self, secret: Option<&Secret>, place: &Place) {
+    pub(super) fn refuse_placeholder(&mut self, secret: Option<&Secret>, place: &Place) {
         if let Some(why) = secret.and_then(|secret| placeholder::complaint(secret.expose())) {
             self.problems.push(place.clone(), why);
         }
@@ -63,7 +63,7 @@ impl Validator<'_, '_> {
 
     /// Tells who else may read or change what the configuration is made of: the file, what it refers to,
     /// and what credentials are fetched from.
-    pub fn permissions(
+    pub(super) fn permissions(
         &mut self,
         own: Option<(&Path, Permissions)>,
         buckets: &[Arc<Bucket>],

@@ -11,13 +11,13 @@ mod scalar;
 use std::str::Chars;
 
 /// The most collections in one another; the same limit that `serde_yaml` has for all of them together.
-pub const MAX_DEPTH: usize = 128;
+pub(super) const MAX_DEPTH: usize = 128;
 
 /// A simple key ends within this many characters (YAML 1.1, section 9.3).
 const MAX_KEY: usize = 1024;
 
 /// The line, from 1, in which brackets are nested deeper than [`MAX_DEPTH`].
-pub fn too_deep(text: &str) -> Option<usize> {
+pub(super) fn too_deep(text: &str) -> Option<usize> {
     // Most files, and every item of a list of buckets, have too few brackets for it.
     let brackets = text.bytes().filter(|byte| matches!(byte, b'[' | b'{')).count();
     if brackets <= MAX_DEPTH {
