@@ -16,7 +16,7 @@ mod operators; //  operators' HTTP: reload, status, metrics, health; failed log-
 mod answer; //     an HTTP answer of our own
 mod process; //    the process and the operating system: life cycle, signals, systemd
 mod reload; //     the only writer of the live pointer, and what triggers it
-mod credentials; // fetches the stores' credentials, and keeps them fresh
+mod identities; //  fetches credentials of the stores, and keeps them fresh
 mod generation; // one immutable configuration in service, and the pointer to it
 mod config; //     from a file to a total configuration
 mod settings; //   from text to trees with places, references and problems; knows no key

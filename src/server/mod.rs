@@ -16,12 +16,12 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{error, info, warn};
 
 use crate::config::Config;
-use crate::credentials::Refresher;
 use crate::gateway::Gateway;
 use crate::gateway::external::Services;
 use crate::gateway::issuers::Issuers;
 use crate::gateway::peer::Authorities;
 use crate::generation::Live;
+use crate::identities::Refresher;
 use crate::listen::connections::Connections;
 use crate::listen::ports::{Ports, bind_all};
 use crate::listen::upgrade::Waiting;
