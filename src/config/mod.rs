@@ -11,7 +11,6 @@ mod sections;
 pub(crate) mod stages;
 mod validate;
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,6 +25,7 @@ use crate::access::rule::Rule;
 use crate::deadline::Expired;
 use crate::fault;
 use crate::limits::Limits;
+use crate::net::trust::Trust;
 use crate::routing::{Prefix, RouteTable};
 use crate::s3::sigv4::Signer;
 use crate::s3::{self, Endpoint};
@@ -37,7 +37,7 @@ use crate::settings::source::Content;
 use crate::settings::{document, source};
 use crate::telemetry::log;
 use crate::tokens::claims::Condition;
-use crate::tokens::key_set::KeySet;
+use crate::tokens::jwks::Jwks;
 use crate::tokens::keys::Algorithm;
 use crate::tokens::verifier::Verifier;
 use reuse::{Filled, Known, Origin};
@@ -128,45 +128,6 @@ pub struct Operators {
     pub rule: Rule,
 }
 
-/// A set of keys that an issuer publishes, and how it is kept up to date.
-#[derive(Debug)]
-pub struct Jwks {
-    pub url: Url,
-    pub trust: Trust,
-    /// How old the keys may become.
-    pub refresh: Duration,
-    /// At least between two fetches that an unknown key or a failure has caused.
-    pub refetch: Duration,
-    /// The same in every generation with this address and this trust.
-    pub set: Arc<KeySet>,
-}
-
-/// The address of a key set. Prints without its query, as everything does that goes to the log.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Url(String);
-
-impl Url {
-    fn new(text: &str) -> Self {
-        Self(text.to_owned())
-    }
-
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for Url {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0.split(['?', '#']).next().unwrap_or_default())
-    }
-}
-
-impl fmt::Debug for Url {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
 /// One bucket: who may read it, where it is, and how requests to it are signed and timed.
 #[derive(Debug)]
 pub struct Bucket {
@@ -199,13 +160,6 @@ pub struct External {
     pub timeout: Duration,
     /// How long its answers are believed; zero for the one request that they are about.
     pub cache: Duration,
-}
-
-/// Which certificates vouch for a server, DER-encoded; none means the usual roots.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Trust {
-    /// The same copy for everything that names the same file.
-    pub roots: Arc<[Vec<u8>]>,
 }
 
 /// How long a part of a request may take.

@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use serde_yaml::Value;
 
-use crate::config::{Bucket, Config, Jwks};
+use crate::config::{Bucket, Config};
 use crate::s3::identity::{self, Identity};
 use crate::settings::document::{self, Document, Item, KEY};
 use crate::settings::problem::{Place, Problems};
 use crate::settings::reference::{Position, References, within};
 use crate::settings::tree;
+use crate::tokens::jwks::Jwks;
 use crate::tokens::verifier::Verifier;
 
 /// What a bucket was made from.

@@ -21,10 +21,11 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{debug, info, warn};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
-use crate::config::{Config, Jwks};
+use crate::config::Config;
 use crate::generation::Live;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::units::milliseconds;
+use crate::tokens::jwks::Jwks;
 use crate::tokens::key_set::{InvalidSet, KeySet, MAX_DOCUMENT_BYTES};
 
 /// For one fetch, from the look-up of the name to the last byte.

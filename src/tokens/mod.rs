@@ -8,6 +8,7 @@ pub(crate) mod claims;
 pub(crate) mod invalid_token;
 mod json;
 mod jws;
+pub(crate) mod jwks;
 pub(crate) mod key_set;
 pub(crate) mod keys;
 pub(crate) mod principal;

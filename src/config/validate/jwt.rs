@@ -7,9 +7,10 @@ use http::HeaderName;
 use crate::access::rule::Rule;
 use crate::config::reuse::Known;
 use crate::config::validate::Validator;
-use crate::config::{Jwks, MintingKey, file};
+use crate::config::{MintingKey, file};
 use crate::settings::problem::Place;
 use crate::tokens::claims::{Condition, InvalidCondition};
+use crate::tokens::jwks::Jwks;
 use crate::tokens::token::Source;
 use crate::tokens::verifier::Verifier;
 
