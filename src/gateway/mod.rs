@@ -11,7 +11,6 @@ mod diagnostics;
 mod deadlines;
 mod downstream;
 pub(crate) mod external;
-pub(crate) mod issuers;
 mod operators;
 pub(crate) mod peer;
 mod reason;
@@ -46,6 +45,7 @@ use crate::operators::{Endpoint, Operators};
 use crate::process::signals;
 use crate::reload::attempt::Trigger;
 use crate::s3;
+use crate::tokens::issuers::Issuers;
 use access_log::{Access, CLIENT_CLOSED, count_external_decision, count_upstream_error};
 use address::Client;
 pub(crate) use address::LocalUser;
@@ -54,7 +54,6 @@ use answering::{WRITE, keep_only, reject, replace, request_id, stamp, take, writ
 use context::{Context, Replacement, Upstream};
 pub(crate) use downstream::{Downstream, Expected, Malformed};
 use external::Services;
-use issuers::Issuers;
 use peer::Authorities;
 use reason::{reason, refusal};
 use rejection::{METHODS, Rejection, UpstreamError};
@@ -414,7 +413,7 @@ impl Gateway {
         received: SystemTime,
     ) -> std::result::Result<Admission, Refusal> {
         let verdict = match admit(generation, request, address, received) {
-            outcome if lacks_a_key(&outcome) && self.issuers.ask(&generation.config).await => {
+            outcome if lacks_a_key(&outcome) && self.issuers.ask(&generation.config.jwks).await => {
                 admit(generation, request, address, SystemTime::now())
             }
             outcome => outcome,

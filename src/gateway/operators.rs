@@ -83,7 +83,7 @@ impl Gateway {
         let authenticate = || operators.rule.authenticate(headers, "", SystemTime::now());
         let mut authenticated = authenticate();
         if authenticated == Err(Denied::Token(InvalidToken::UnknownKey))
-            && self.issuers.ask(&ctx.generation.config).await
+            && self.issuers.ask(&ctx.generation.config.jwks).await
         {
             authenticated = authenticate();
         }

@@ -18,7 +18,6 @@ use tracing::{error, info, warn};
 use crate::config::Config;
 use crate::gateway::Gateway;
 use crate::gateway::external::Services;
-use crate::gateway::issuers::Issuers;
 use crate::gateway::peer::Authorities;
 use crate::generation::Live;
 use crate::identities::Refresher;
@@ -38,6 +37,7 @@ use crate::s3::Host;
 use crate::settings::source::Content;
 use crate::telemetry::log;
 use crate::telemetry::metrics::Metrics;
+use crate::tokens::issuers::Issuers;
 
 /// Idle connections to stores that are kept, per thread.
 const POOLED_CONNECTIONS_PER_THREAD: usize = 256;
@@ -163,7 +163,8 @@ pub(crate) fn run(start: Start, signals: Caught, log: log::Guard) -> Result<()> 
     // Without waiting: the first requests wait for themselves.
     let (first_names, _) = resolver.warm(names(&live.current().config), Duration::ZERO);
     resolver.adopt(first_names);
-    issuers.start(live.clone());
+    let in_service = live.clone();
+    issuers.start(move || in_service.current().config.jwks.clone());
     // A request cannot wait for credentials.
     let (first_credentials, warnings) = refresher.warm(&live.current().config, Instant::now() + WARM);
     refresher.adopt(first_credentials);
@@ -222,11 +223,11 @@ impl Companions {
         let patience = patience.min(WARM);
         let deadline = Instant::now() + patience;
         // All at once: the issuers answer while names and credentials are waited for.
-        self.issuers.begin(next);
+        self.issuers.begin(&next.jwks);
         let (found, mut warnings) = self.resolver.warm(names(next), patience);
         let (first, more) = self.refresher.warm(next, deadline);
         warnings.extend(more);
-        let (outdated, more) = self.issuers.warm(current, next, deadline);
+        let (outdated, more) = self.issuers.warm(&current.jwks, &next.jwks, deadline);
         warnings.extend(more);
         let (resolver, issuers, refresher) =
             (self.resolver.clone(), self.issuers.clone(), self.refresher.clone());

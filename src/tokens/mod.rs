@@ -1,14 +1,16 @@
-//! Who sends a request: tokens (RFC 7519), the keys that verify them, and their claims.
+//! The sender of a request: tokens (RFC 7519), the keys that verify them, and their claims.
 //!
-//! Knows no configuration and no Pingora; the time is an argument. A verifier is total: everything that it
-//! needs was parsed when it was made, and a token that it cannot interpret is an [`invalid_token`].
+//! A verifier is total: everything that it needs was parsed when it was made, and a token that it cannot
+//! interpret is an [`invalid_token`]. This slice knows no configuration and no Pingora. Verification is
+//! pure, and the time is an argument; only [`issuers`] uses the network and a clock.
 
 pub(crate) mod cache;
 pub(crate) mod claims;
 pub(crate) mod invalid_token;
+pub(crate) mod issuers;
 mod json;
-mod jws;
 pub(crate) mod jwks;
+mod jws;
 pub(crate) mod key_set;
 pub(crate) mod keys;
 pub(crate) mod principal;

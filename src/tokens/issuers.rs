@@ -1,10 +1,12 @@
 //! Fetches the keys that issuers publish, and keeps them up to date.
 //!
 //! A set is fetched before its configuration goes into service, again when it has become as old as it
-//! may, and when a token speaks of a key that nobody knows: then once in a while only, whoever asks, and
-//! those who asked wait for it together. When an issuer does not answer, the keys it had last stay in
-//! use. Belongs to the process; which sets there are is the generation's business, and what is in them
-//! that of `auth`.
+//! may, and when a token names an unknown key: then at most once in `refetch_seconds`, whichever request
+//! causes it, and all requests with such a token wait for the same fetch. While an issuer does not
+//! answer, the keys of its last answer stay in use.
+//!
+//! The state of the fetches belongs to the process and is keyed by the set. The caller says which sets
+//! are in service; `key_set` decides what a document means.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -21,30 +23,28 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{debug, info, warn};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
-use crate::config::Config;
-use crate::generation::Live;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::units::milliseconds;
 use crate::tokens::jwks::Jwks;
 use crate::tokens::key_set::{InvalidSet, KeySet, MAX_DOCUMENT_BYTES};
 
-/// For one fetch, from the look-up of the name to the last byte.
+/// The time limit of one fetch, from the look-up of the name to the last byte.
 const FETCH: Duration = Duration::from_secs(5);
 
-/// How long a request waits for a key that nobody knows yet.
+/// How long a request waits for a key that is not known yet.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Between two looks at what is due.
+/// The time between two looks at which sets are due.
 const TICK: Duration = Duration::from_secs(1);
 
 pub(crate) struct Issuers {
     runtime: Handle,
     metrics: Arc<Metrics>,
-    /// By the address of the set, which nobody else has while the entry's set lives.
+    /// Keyed by the address of the set in memory, which is unique while the entry's set lives.
     fetches: Mutex<HashMap<usize, Arc<Fetching>>>,
 }
 
-/// What is known about fetching one set.
+/// The state of fetching one set.
 struct Fetching {
     set: Weak<KeySet>,
     is_under_way: AtomicBool,
@@ -54,7 +54,7 @@ struct Fetching {
     asked: Mutex<Option<Instant>>,
 }
 
-/// What the last fetch came to.
+/// The outcome of the last fetch.
 #[derive(Clone, Copy)]
 struct Ended {
     at: Instant,
@@ -89,7 +89,7 @@ enum Failure {
 }
 
 impl Failure {
-    /// The metric label. None is the end of another one.
+    /// The metric label. No label may be a suffix of another one (see `telemetry`).
     fn outcome(&self) -> &'static str {
         match self {
             Self::Unreachable(_) => "unreachable",
@@ -104,20 +104,20 @@ impl Issuers {
         Self { runtime, metrics, fetches: Mutex::default() }
     }
 
-    /// Keeps the sets of the generation in service up to date, for as long as the process lives.
-    pub(crate) fn start(self: &Arc<Self>, live: Arc<Live>) {
+    /// Keeps the sets in service up to date, for as long as the process lives; `in_service` tells them.
+    pub(crate) fn start(self: &Arc<Self>, in_service: impl Fn() -> Vec<Arc<Jwks>> + Send + 'static) {
         let issuers = self.clone();
         self.runtime.spawn(async move {
             loop {
-                issuers.begin(&live.current().config);
+                issuers.begin(&in_service());
                 sleep(TICK).await;
             }
         });
     }
 
-    /// Has the sets of a configuration fetched that are due, and does not wait.
-    pub(crate) fn begin(&self, config: &Config) {
-        for jwks in &config.jwks {
+    /// Begins to fetch those sets that are due, and does not wait.
+    pub(crate) fn begin(&self, sets: &[Arc<Jwks>]) {
+        for jwks in sets {
             let fetching = self.fetching(jwks);
             if fetching.ended.borrow().is_none_or(|ended| ended.is_due(jwks)) {
                 self.fetch(&fetching, jwks);
@@ -125,24 +125,29 @@ impl Issuers {
         }
     }
 
-    /// Has the sets of a configuration fetched that are due, and waits for the answers; for a thread outside
-    /// of the runtime. The second value tells which sets have no keys.
+    /// Fetches those sets of the next configuration that are due, and waits for the answers; for a thread
+    /// outside of the runtime. The second value is a warning for each set without usable keys.
     ///
     /// A set of an earlier generation, which a rollback brings back, was not kept up to date meanwhile, and
-    /// its issuer may have withdrawn a key since. Where it cannot be fetched in time and is older than
-    /// its `refresh_seconds`, [`Issuers::adopt`] empties it.
-    pub(crate) fn warm(&self, current: &Config, next: &Config, deadline: Instant) -> (Outdated, Vec<String>) {
+    /// its issuer may have withdrawn a key since. If it cannot be fetched in time and is older than its
+    /// `refresh_seconds`, [`Issuers::adopt`] empties it.
+    pub(crate) fn warm(
+        &self,
+        current: &[Arc<Jwks>],
+        next: &[Arc<Jwks>],
+        deadline: Instant,
+    ) -> (Outdated, Vec<String>) {
         self.begin(next);
         let began = Instant::now();
         let (mut outdated, mut warnings) = (Vec::new(), Vec::new());
-        for jwks in &next.jwks {
+        for jwks in next {
             let is_settled =
                 |ended: &Option<Ended>| ended.is_some_and(|ended| ended.at >= began || !ended.is_due(jwks));
             let mut ended = self.fetching(jwks).ended.subscribe();
-            // An answer that comes later counts when it comes.
+            // An answer after the deadline still reaches the set.
             let fetched = async { drop(timeout_at(deadline, ended.wait_for(is_settled)).await) };
             self.runtime.block_on(fetched);
-            let is_in_service = current.jwks.iter().any(|other| Arc::ptr_eq(&other.set, &jwks.set));
+            let is_in_service = current.iter().any(|other| Arc::ptr_eq(&other.set, &jwks.set));
             if jwks.set.age(SystemTime::now()).is_none() {
                 warnings.push(format!(
                     "the keys at {} are not known yet; tokens of theirs are refused",
@@ -159,21 +164,21 @@ impl Issuers {
         (Outdated(outdated), warnings)
     }
 
-    /// Empties the sets that are still outdated: their configuration goes into service.
+    /// Empties the sets that are still outdated when their configuration goes into service.
     pub(crate) fn adopt(&self, Outdated(sets): Outdated) {
         for jwks in sets.iter().filter(|jwks| is_outdated(jwks)) {
             jwks.set.forget();
         }
     }
 
-    /// Has the sets fetched for a token of an unknown key, and waits for what is under way, briefly.
-    /// `false` when there is nothing to hope for.
-    pub(crate) async fn ask(&self, config: &Config) -> bool {
+    /// Fetches the sets because a token names an unknown key, and waits briefly for the fetches under way.
+    /// `false` if there is no set, so that looking again is useless.
+    pub(crate) async fn ask(&self, sets: &[Arc<Jwks>]) -> bool {
         let mut waits = Vec::new();
-        for jwks in &config.jwks {
+        for jwks in sets {
             let fetching = self.fetching(jwks);
             let mut ended = fetching.ended.subscribe();
-            // One that is under way is as good, and another may follow it.
+            // A fetch already under way serves this request too, and does not use up `refetch_seconds`.
             if !fetching.is_under_way.load(Ordering::Acquire) && fetching.may_ask(jwks.refetch) {
                 self.fetch(&fetching, jwks);
             }
@@ -181,9 +186,9 @@ impl Issuers {
                 waits.push(async move { ended.changed().await.is_ok() });
             }
         }
-        // What came in meanwhile is known when it is too late to wait.
+        // After the time limit the caller still looks again, among the keys that have arrived.
         let _ = timeout(PATIENCE, join_all(waits)).await;
-        !config.jwks.is_empty()
+        !sets.is_empty()
     }
 
     fn fetching(&self, jwks: &Jwks) -> Arc<Fetching> {
@@ -214,7 +219,7 @@ impl Issuers {
         self.runtime.spawn_blocking(move || {
             let had_failed = fetching.ended.borrow().is_some_and(|ended| ended.failed);
             let began = Instant::now();
-            // A defect of a library must not end what waits for the next fetch.
+            // Catch a panic: the set must not count as under way for ever.
             let outcome = catch_unwind(AssertUnwindSafe(|| {
                 let (document, max_age) = get(url.as_str(), &roots)?;
                 Ok((set.learn(&document, SystemTime::now())?, max_age))
@@ -248,7 +253,7 @@ impl Issuers {
     }
 }
 
-/// The key sets of a configuration that are too old to be trusted when they come back.
+/// Key sets of an earlier generation that are too old to be trusted, for [`Issuers::adopt`].
 #[must_use]
 pub(crate) struct Outdated(Vec<Arc<Jwks>>);
 
@@ -276,7 +281,7 @@ fn get(url: &str, roots: &[Vec<u8>]) -> Result<(Vec<u8>, Option<Duration>), Fail
     let agent: ureq::Agent = ureq::Agent::config_builder()
         .timeout_global(Some(FETCH))
         .http_status_as_error(false)
-        // Whoever could redirect us could choose the keys.
+        // A redirect could choose the keys, so none is followed.
         .max_redirects(0)
         .accept("application/jwk-set+json, application/json")
         .tls_config(TlsConfig::builder().root_certs(roots).build())
@@ -292,7 +297,7 @@ fn get(url: &str, roots: &[Vec<u8>]) -> Result<(Vec<u8>, Option<Duration>), Fail
     Ok((document, max_age))
 }
 
-/// In words that do not hold the address.
+/// The failure without the address, whose query may hold a secret.
 fn unreachable(error: &ureq::Error) -> Failure {
     Failure::Unreachable(match error {
         ureq::Error::Io(error) => error.to_string(),
