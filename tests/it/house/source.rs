@@ -1,4 +1,4 @@
-//! The source files as text: a file's unit tests, and its code without comments and literals.
+//! The source files as text: the module of a file, its unit tests, the paths that it names.
 //!
 //! No Rust parser: the files are formatted by rustfmt, so an item's line and its closing brace have the
 //! same indentation.
@@ -37,6 +37,13 @@ impl Source {
 
     pub fn tests(&self) -> &str {
         &self.code[self.tests_at..]
+    }
+
+    /// The module of a file below `src`: `["s3", "key"]`.
+    pub fn module(&self) -> Vec<&str> {
+        let plain = self.name.trim_start_matches("src/").trim_end_matches(".rs");
+        let plain = plain.strip_suffix("/mod").unwrap_or(plain);
+        if plain == "lib" { Vec::new() } else { plain.split('/').collect() }
     }
 }
 
@@ -124,6 +131,91 @@ fn literal(text: &str) -> Option<usize> {
 
 pub fn is_word(character: char) -> bool {
     character.is_alphanumeric() || character == '_'
+}
+
+/// A path that code names, as written: `["super", "problem", "Place"]`.
+#[derive(Debug, PartialEq)]
+pub struct Named {
+    pub path: Vec<String>,
+    /// Part of a `pub use`.
+    pub is_reexport: bool,
+}
+
+/// Every path in `code` that begins with `crate`, `super`, `self` or one of `children`; groups in
+/// braces are taken apart.
+pub fn named(code: &str, children: &[String]) -> Vec<Named> {
+    let mut found = Vec::new();
+    let mut at = 0;
+    while let Some(start) = code[at..].find(is_word).map(|offset| at + offset) {
+        let end = code[start..].find(|c| !is_word(c)).map_or(code.len(), |length| start + length);
+        at = end;
+        let first = &code[start..end];
+        let begins_a_path =
+            matches!(first, "crate" | "super" | "self") || children.iter().any(|c| c == first);
+        if !begins_a_path || code[..start].ends_with("::") || !code[end..].starts_with("::") {
+            continue;
+        }
+        let statement = code[..start].rsplit([';', '{', '}']).next().unwrap_or_default().trim();
+        let is_reexport = statement.starts_with("pub") && statement.ends_with("use");
+        let mut paths = Vec::new();
+        at += tree(&code[end..], vec![first.to_owned()], &mut paths);
+        found.extend(paths.into_iter().map(|path| Named { path, is_reexport }));
+    }
+    found
+}
+
+/// Reads `::rest` and `::{this, that::{these}}` after `path`; returns how much of `code` it took.
+fn tree(code: &str, path: Vec<String>, found: &mut Vec<Vec<String>>) -> usize {
+    let Some(rest) = code.strip_prefix("::") else {
+        found.push(path);
+        return 0;
+    };
+    if let Some(group) = rest.strip_prefix('{') {
+        let mut at = 0;
+        while let Some(character) = group[at..].chars().next().filter(|character| *character != '}') {
+            let word = word(&group[at..]);
+            if word.is_empty() {
+                at += character.len_utf8();
+                continue;
+            }
+            at += word.len();
+            let mut item = path.clone();
+            if word != "self" {
+                item.push(word.to_owned());
+            }
+            at += tree(&group[at..], item, found);
+            // Skip `as` and the new name: they are no part of a path.
+            at += group[at..].find([',', '}']).unwrap_or_default();
+        }
+        return 2 + 1 + at + 1;
+    }
+    let word = word(rest);
+    if word.is_empty() {
+        found.push(path);
+        return 2;
+    }
+    let mut longer = path;
+    longer.push(word.to_owned());
+    2 + word.len() + tree(&rest[word.len()..], longer, found)
+}
+
+fn word(text: &str) -> &str {
+    &text[..text.find(|c| !is_word(c)).unwrap_or(text.len())]
+}
+
+#[test]
+fn a_group_of_imports_is_taken_apart() {
+    let code = "pub use super::{a::{self, B}, C as D};\nlet x = crate::e::f::<G>(self.h, child::I);";
+    let paths = |found: &[Named]| found.iter().map(|named| named.path.join("::")).collect::<Vec<_>>();
+
+    let found = named(code, &["child".to_owned()]);
+
+    let expected = ["super::a", "super::a::B", "super::C", "crate::e::f", "child::I"];
+    assert_eq!(paths(&found), expected);
+    assert_eq!(
+        paths(&found.into_iter().filter(|named| named.is_reexport).collect::<Vec<_>>()),
+        &expected[..3]
+    );
 }
 
 #[test]
