@@ -31,8 +31,8 @@ test: setup ## Run all tests
 	cargo test --locked --features faults --test it -- load::
 
 lint: setup ## Check format, lints, documentation and, with cargo-deny, dependencies
-	cargo fmt --check
-	cargo clippy --locked --all-targets --features faults -- -D warnings
+	cargo fmt --all --check
+	cargo clippy --workspace --locked --all-targets --features faults -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
 	@if command -v cargo-deny >/dev/null; then \
 		set -x; cargo deny --locked check licenses bans sources; \

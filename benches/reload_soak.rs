@@ -6,27 +6,17 @@
 //!
 //! Loads loopback only, for a few minutes, with six connections.
 
-#![allow(
-    dead_code,
-    unused_imports,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "shares the harness of the tests, which fails by panics"
-)]
-
-#[path = "../tests/it/harness/mod.rs"]
-mod harness;
+#![allow(clippy::panic, clippy::indexing_slicing, reason = "fails by panics, like a test")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use harness::raw::Raw;
-use harness::*;
-use reload_switch::{Traffic, coloured, coloured_store, flip};
+use kit::raw::Raw;
+use kit::traffic::{Traffic, coloured, coloured_store, flip};
+use kit::*;
 
-#[path = "../tests/it/reload_switch.rs"]
-mod reload_switch;
+const PROGRAM: Program = Program::at(env!("CARGO_BIN_EXE_yatagarasu"));
 
 fn main() {
     // `cargo bench` adds an argument of its own.
@@ -62,7 +52,7 @@ const WARM_UP: Duration = Duration::from_secs(90);
 
 async fn soak(reloads: u64) {
     let store = coloured_store().await;
-    let proxy = Proxy::start(&coloured(0, &store)).await;
+    let proxy = PROGRAM.start(&coloured(0, &store)).await;
     let traffic = Traffic::start(&proxy, 6);
     tokio::time::sleep(WARM_UP).await;
     let (mut valid, mut invalid) = (0, 0);
@@ -125,7 +115,7 @@ const TURN: Duration = Duration::from_secs(2);
 async fn latency() {
     let store = Store::start().await;
     store.put("photos", "cat.jpg", "a cat");
-    let proxy = Proxy::start(&many(10_000, &store, 0)).await;
+    let proxy = PROGRAM.start(&many(10_000, &store, 0)).await;
     // Made beforehand: what the measurement itself does must not be measured.
     let contents: Vec<_> = (1..=2)
         .map(|colour| {
@@ -193,7 +183,7 @@ async fn timed(address: std::net::SocketAddr, done: Arc<AtomicBool>) -> Vec<Dura
 async fn time_to_live(buckets: usize) {
     let store = Store::start().await;
     store.put("photos", "cat.jpg", "a cat");
-    let proxy = Proxy::start(&many(buckets, &store, 0)).await;
+    let proxy = PROGRAM.start(&many(buckets, &store, 0)).await;
     let mut raw = Raw::connect(proxy.address).await;
     let mut generation = async || {
         let answer = raw.ask("GET", "/photos/cat.jpg", &[]).await;

@@ -5,10 +5,6 @@
 //! Both modes read one list of steps and hand the same text to the same shell, so what is printed
 //! is what is checked. Steps edit one configuration file and build on each other.
 
-#[path = "../tests/it/harness/store.rs"]
-#[expect(dead_code, reason = "the tests ask more of the store")]
-mod store;
-
 use std::fs::{self, File};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
@@ -21,8 +17,8 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use kit::store::{ACCESS_KEY, SECRET_KEY, Store};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use store::{ACCESS_KEY, SECRET_KEY, Store};
 use tempfile::TempDir;
 
 const FILM_BYTES: usize = 200_000_000;

@@ -1,16 +1,12 @@
 //! An S3 server on loopback with two small buckets, to try the proxy with. `make store` runs it until it is
 //! told to end; its objects lie in a temporary folder.
 
-#[path = "../tests/it/harness/store.rs"]
-#[expect(dead_code, reason = "the tests ask more of the store")]
-mod store;
-
 use std::net::TcpListener;
 
 use anyhow::{Context as _, Result};
+use kit::store::{ACCESS_KEY, Options, SECRET_KEY, Store};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use store::{ACCESS_KEY, Options, SECRET_KEY, Store};
 
 /// The port that README and Getting started name.
 const PORT: u16 = 9000;

@@ -1,16 +1,17 @@
 //! The commands beside running: show, token, reload.
 
 use std::fs;
-use std::process::{Command, Output};
+use std::process::Output;
 
 use jsonwebtoken::{DecodingKey, Validation, decode};
+use kit::token::{SECRET, now};
+use kit::*;
 use serde_json::Value;
 
-use crate::harness::token::{SECRET, now};
-use crate::harness::*;
+use crate::stack::{PROGRAM, Stack};
 
 fn run(proxy: &Proxy, arguments: &[&str]) -> Output {
-    let mut command = Command::new(proxy::PROGRAM);
+    let mut command = PROGRAM.command();
     command.args(arguments).arg("--config").arg(proxy.config_path()).output().expect("the program starts")
 }
 
@@ -35,7 +36,7 @@ async fn reload_waits_for_the_verdict_and_exits_with_it() {
     // A verdict of the server: it sees what this command, in another environment, does not.
     let reference = config.replace("us-east-1", "\"${ONLY_HERE}\"");
     stack.proxy.write_config(&reference);
-    let mut command = Command::new(proxy::PROGRAM);
+    let mut command = PROGRAM.command();
     command.env("ONLY_HERE", "eu-west-1").args(["reload", "--config"]).arg(stack.proxy.config_path());
     let (code, text) = printed(&command.output().expect("the program starts"));
     assert_eq!(code, Some(1), "{text}");
@@ -81,7 +82,7 @@ fn reload_without_a_server_fails() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("config.yaml");
     proxy::write(&path, &format!("server: {{ port: {} }}\n{JWT}buckets: []\n", proxy::free_port()));
-    let (code, text) = printed(&proxy::run(&["reload", "--config", path.to_str().expect("plain")]));
+    let (code, text) = printed(&PROGRAM.run(&["reload", "--config", path.to_str().expect("plain")]));
     assert!(code == Some(1) && text.contains("is the server running"), "{text}");
 }
 
@@ -104,7 +105,7 @@ fn reload_sends_no_token_of_its_own_to_another_users_port() {
     proxy::write(&at("theirs.yaml"), &format!("{server}{JWT}buckets: []\n"));
     proxy::allow(&at("theirs.yaml"), 0o644);
     let log = fs::File::create(at("log")).expect("created");
-    let mut command = Command::new(proxy::PROGRAM);
+    let mut command = PROGRAM.command();
     command.arg("--config").arg(at("theirs.yaml")).uid(OTHER).gid(OTHER);
     command.stdout(std::process::Stdio::null()).stderr(log);
     let mut stranger = Stranger(command.spawn().expect("the program starts"));
@@ -117,7 +118,7 @@ fn reload_sends_no_token_of_its_own_to_another_users_port() {
     let path = ours.to_str().expect("plain");
     let reload = |more: &str, arguments: &[&str]| {
         proxy::write(&ours, &format!("{server}{JWT}{more}buckets: []\n"));
-        printed(&proxy::run(&[&["reload", "--config", path], arguments].concat()))
+        printed(&PROGRAM.run(&[&["reload", "--config", path], arguments].concat()))
     };
     let (code, text) = reload("", &[]);
     assert!(code == Some(1) && text.contains("uid 4711 listens at http://127.0.0.1:"), "{text}");
@@ -126,7 +127,7 @@ fn reload_sends_no_token_of_its_own_to_another_users_port() {
     assert_eq!(reload("", &["--url", &format!("http://127.0.0.1:{port}")]).0, Some(0));
     assert_eq!(reload("admin: { socket_uids: [4711], socket: none.sock }\n", &[]).0, Some(0));
     std::os::unix::fs::chown(&ours, Some(OTHER), None).expect("given away");
-    assert_eq!(printed(&proxy::run(&["reload", "--config", path])).0, Some(0));
+    assert_eq!(printed(&PROGRAM.run(&["reload", "--config", path])).0, Some(0));
 }
 
 /// A process that ends with the test.
@@ -175,13 +176,13 @@ buckets:
 - { name: photos, path_prefix: /photos, s3: { bucket: my-photos, region: eu-west-1, access_key: AK, secret_key: SK }, auth: { enabled: true } }
 ",
     );
-    let output = proxy::run(&["config", "show", "--config", path.to_str().expect("plain")]);
+    let output = PROGRAM.run(&["config", "show", "--config", path.to_str().expect("plain")]);
     assert_eq!(output.status.code(), Some(0));
     let shown = String::from_utf8(output.stdout).expect("a text");
     let (origin, shown) = shown.split_once('\n').expect("two lines");
     assert_eq!(shown, include_str!("config/show.expected"));
     // The same as `--validate` says of the file.
-    let validated = proxy::run(&["config", "validate", path.to_str().expect("plain")]);
+    let validated = PROGRAM.run(&["config", "validate", path.to_str().expect("plain")]);
     let (_, validated) = printed(&validated);
     let digest = validated.trim().rsplit_once(' ').expect("a digest at the end").1;
     assert_eq!(origin, format!("# {}, {digest}", path.display()));
@@ -195,11 +196,11 @@ fn a_missing_default_file_says_how_to_name_another_one() {
         return;
     }
     for arguments in [&[][..], &["--validate"], &["config", "show"], &["token"]] {
-        let (code, text) = printed(&proxy::run(arguments));
+        let (code, text) = printed(&PROGRAM.run(arguments));
         assert_eq!(code, Some(1), "{text}");
         assert!(text.contains(DEFAULT) && text.contains("--config FILE"), "{text}");
         assert_eq!(text.matches("1 problem").count(), 1, "{text}");
     }
-    let (code, text) = printed(&proxy::run(&["--config", "/nowhere/config.yaml"]));
+    let (code, text) = printed(&PROGRAM.run(&["--config", "/nowhere/config.yaml"]));
     assert!(code == Some(1) && !text.contains("--config"), "{text}");
 }

@@ -5,9 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use kit::proxy::{allow, write};
 use tempfile::TempDir;
 
-use crate::harness::proxy::{PROGRAM, allow, run, write};
+use crate::stack::PROGRAM;
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/config")
@@ -27,7 +28,7 @@ fn guarded() -> TempDir {
 
 /// `--validate` in the folder of the files, so that no path of this machine is printed.
 fn validate(folder: &Path, file: &str) -> Output {
-    let mut command = Command::new(PROGRAM);
+    let mut command = PROGRAM.command();
     command.current_dir(folder).env_clear().args(["--validate", "--config", file]);
     command.env("SECRET_ENV", "a-secret-of-the-environment-0123456789").env("PORT_ENV", "8081");
     command.env("EMPTY_ENV", "").output().expect("the program starts")
@@ -84,7 +85,7 @@ fn what_is_no_readable_text_is_refused_and_named() {
         ("deep", "line 1: the file is not YAML: brackets are nested deeper than 128 levels"),
         ("huge", "is larger than 134217728 bytes"),
     ] {
-        let output = run(&["--validate", "--config", &at(name)]);
+        let output = PROGRAM.run(&["--validate", "--config", &at(name)]);
         let printed = String::from_utf8(output.stderr).expect("a text");
         assert_eq!(output.status.code(), Some(1), "{name}: {printed}");
         assert!(printed.contains(part), "{name}: {printed}");
@@ -108,7 +109,7 @@ fn every_truncation_of_a_valid_file_ends_with_an_error_or_a_verdict() {
     let whole = fs::read(self::folder().join("valid_full.yaml")).expect("the file");
     for length in (0..whole.len()).step_by(7) {
         fs::write(&path, &whole[..length]).expect("written");
-        let output = run(&["--validate", "--config", path.to_str().expect("plain")]);
+        let output = PROGRAM.run(&["--validate", "--config", path.to_str().expect("plain")]);
         let printed = String::from_utf8(output.stderr).expect("a text");
         assert!(matches!(output.status.code(), Some(0 | 1)), "{length} bytes: {:?} {printed}", output.status);
         assert!(!printed.contains("panicked"), "{length} bytes: {printed}");
@@ -122,7 +123,7 @@ fn the_example_is_valid_and_says_every_key() {
     fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("config.example.yaml"), &example).expect("copied");
     // It holds no secret, so that everybody may read it.
     allow(&example, 0o644);
-    let mut command = Command::new(PROGRAM);
+    let mut command = PROGRAM.command();
     command.env_clear().envs([
         ("JWT_SECRET", "a-secret-of-at-least-32-characters"),
         ("AWS_ACCESS_KEY_ID", "AK"),
@@ -165,7 +166,7 @@ fn judged(config: &str, own_mode: u32, secret_mode: u32) -> (Option<i32>, String
     write(&path("data/secret"), "a-secret-of-at-least-32-characters\n");
     allow(&path("data/secret"), secret_mode);
     std::os::unix::fs::symlink("data/secret", path("secret")).expect("linked");
-    let mut command = Command::new(PROGRAM);
+    let mut command = PROGRAM.command();
     command.current_dir(folder.path()).args(["--validate", "--config", "config.yaml"]);
     let output = command.output().expect("the program starts");
     (output.status.code(), String::from_utf8(output.stderr).expect("a text"))
@@ -225,7 +226,7 @@ fn everybody_may_read_a_public_key() {
         [(0o644, ""), (0o666, "`jwt.pem` may be changed by others than its owner (mode 0666)")]
     {
         allow(&pem, mode);
-        let output = run(&["--validate", "--config", config.to_str().expect("plain")]);
+        let output = PROGRAM.run(&["--validate", "--config", config.to_str().expect("plain")]);
         let printed = String::from_utf8(output.stderr).expect("a text");
         assert!(printed.contains(part) && printed.is_empty() == part.is_empty(), "{printed}");
     }

@@ -5,8 +5,10 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::harness::proxy::{PROGRAM, write};
-use crate::harness::*;
+use kit::proxy::write;
+use kit::*;
+
+use crate::stack::PROGRAM;
 
 /// How long a verdict may take. The deadline of a reload is longer by default.
 const SOON: Duration = Duration::from_secs(5);
@@ -23,7 +25,7 @@ fn judged_in(folder: &Path, text: &str) -> String {
     write(&path, text);
     let started = Instant::now();
     let output = Command::new("prlimit")
-        .args(["--as=1073741824", PROGRAM, "--validate", "--config"])
+        .args(["--as=1073741824", PROGRAM.path(), "--validate", "--config"])
         .arg(&path)
         .current_dir(folder)
         .output()
@@ -154,7 +156,7 @@ fn a_thousand_long_rules_are_compared_in_time() {
 
 #[tokio::test]
 async fn a_file_that_would_eat_the_memory_is_refused_and_the_process_serves_on() {
-    let proxy = Proxy::start(&format!("{JWT}buckets: []\n")).await;
+    let proxy = PROGRAM.start(&format!("{JWT}buckets: []\n")).await;
     let limit = (proxy.memory_kib("VmSize") + (512 << 10)) * 1024;
     let pid = proxy.pid().to_string();
     let status = Command::new("prlimit").args(["--pid", &pid, &format!("--as={limit}")]).status();

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use kit::*;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::harness::*;
+use crate::stack::PROGRAM;
 
 /// The marks of everything that is planted; the second one is for numbers.
 const MARKS: [&str; 2] = ["planted-", "7707707"];
@@ -222,7 +223,7 @@ async fn no_report_shows_what_a_reference_was_filled_in_with() {
         hook.url()
     );
     let environment = planted.environment;
-    let proxy = Proxy::start_in(&config, Surroundings { environment, ..Default::default() }).await;
+    let proxy = PROGRAM.start_in(&config, Surroundings { environment, ..Default::default() }).await;
     let texts = configurations(&planted.references);
     assert!(texts.len() >= 200, "{}", texts.len());
     let mut quoted = 0;
@@ -263,7 +264,7 @@ async fn the_query_of_a_key_sets_url_is_shown_nowhere() {
             "jwt:\n  keys: [{{ id: own, secret: a-secret-of-at-least-32-characters }}]\n  jwks: [{{ url: \"http://127.0.0.1:9/keys?key=planted-{query}\" }}]\nbuckets: []\n"
         )
     };
-    let proxy = Proxy::start(&config("one")).await;
+    let proxy = PROGRAM.start(&config("one")).await;
     proxy.write_config(&config("two"));
     let (status, answer) = proxy.reload(&admin_token()).await;
     assert_eq!(status, 200, "{answer}");

@@ -3,11 +3,12 @@
 
 use std::time::{Duration, Instant};
 
+use kit::authority::{CONTAINER_TOKEN, Mode, http as http_answer};
+use kit::faulty::Faulty;
+use kit::*;
 use serde_json::json;
 
-use crate::harness::authority::{CONTAINER_TOKEN, Mode, http as http_answer};
-use crate::harness::faulty::Faulty;
-use crate::harness::*;
+use crate::stack::PROGRAM;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -45,7 +46,7 @@ async fn start_at(
     authority.set(mode);
     let environment = environment(&authority);
     let config = format!("{JWT}buckets:\n{}", entry("photos", &store.url(), keys));
-    let proxy = Proxy::start_in(&config, Surroundings { environment, ..Default::default() }).await;
+    let proxy = PROGRAM.start_in(&config, Surroundings { environment, ..Default::default() }).await;
     Stage { store, authority, proxy }
 }
 
@@ -306,7 +307,7 @@ async fn the_same_settings_share_one_source_through_reloads_and_what_is_removed_
     };
     let first = config(&[("one", role("aa", "")), ("two", role("aa", ""))]);
     let surroundings = Surroundings { environment: authority.environment(), ..Default::default() };
-    let proxy = Proxy::start_in(&first, surroundings).await;
+    let proxy = PROGRAM.start_in(&first, surroundings).await;
     let reload = async |config: &str| {
         proxy.write_config(config);
         let (status, answer) = proxy.reload(&admin_token()).await;
@@ -368,7 +369,7 @@ async fn a_hundred_rotations_under_load_harm_no_request() {
         })
         .collect();
     let surroundings = Surroundings { environment: authority.environment(), ..Default::default() };
-    let proxy = Proxy::start_in(&format!("{JWT}buckets:\n{entries}"), surroundings).await;
+    let proxy = PROGRAM.start_in(&format!("{JWT}buckets:\n{entries}"), surroundings).await;
     let mut requests = 0;
     eventually("a hundred rotations", async || {
         let responses = futures::future::join_all((0..ROLES).map(|number| {
@@ -398,9 +399,9 @@ async fn refusals_of_the_store_are_told_apart_and_not_to_the_client() {
         let document = format!("<Error><Code>{code}</Code></Error>");
         let answer = format!("HTTP/1.1 {status} x\r\nContent-Length: {}\r\n\r\n{document}", document.len());
         let faulty = Faulty::answering(answer).await;
-        let proxy =
-            Proxy::start(&format!("buckets:\n{}", bucket_at("photos", "/photos", &faulty.url(), PUBLIC)))
-                .await;
+        let proxy = PROGRAM
+            .start(&format!("buckets:\n{}", bucket_at("photos", "/photos", &faulty.url(), PUBLIC)))
+            .await;
         let (answered, body, reason) = ask(&proxy, "GET", "/photos/cat.jpg", "refused").await;
         assert_eq!((answered, reason), (status, format!("store: {code}")));
         let told = if status == 403 { "AccessDenied" } else { "InvalidRequest" };
@@ -415,7 +416,7 @@ async fn refusals_of_the_store_are_told_apart_and_not_to_the_client() {
 async fn a_refusal_without_a_document_is_a_plain_one() {
     let faulty = Faulty::answering("HTTP/1.1 403 x\r\nContent-Length: 99\r\n\r\n").await;
     let proxy =
-        Proxy::start(&format!("buckets:\n{}", bucket_at("photos", "/photos", &faulty.url(), PUBLIC))).await;
+        PROGRAM.start(&format!("buckets:\n{}", bucket_at("photos", "/photos", &faulty.url(), PUBLIC))).await;
     let (status, ..) = ask(&proxy, "HEAD", "/photos/cat.jpg", "head").await;
     assert_eq!(status, 403);
     let sample = "yatagarasu_store_refusals_total{bucket=\"photos\",cause=\"denied\"}";
@@ -431,9 +432,9 @@ async fn a_clock_that_differs_from_the_stores_is_measured() {
         let answer =
             format!("HTTP/1.1 403 x\r\nDate: {date}\r\nContent-Length: {}\r\n\r\n{document}", document.len());
         let faulty = Faulty::answering(answer).await;
-        let proxy =
-            Proxy::start(&format!("buckets:\n{}", bucket_at("photos", "/photos", &faulty.url(), PUBLIC)))
-                .await;
+        let proxy = PROGRAM
+            .start(&format!("buckets:\n{}", bucket_at("photos", "/photos", &faulty.url(), PUBLIC)))
+            .await;
         let (status, body, reason) = ask(&proxy, "GET", "/photos/cat.jpg", "skewed").await;
         assert_eq!(status, 403);
         assert!(body.contains("<Code>AccessDenied</Code>"), "{body}");
@@ -456,7 +457,7 @@ async fn a_source_that_hangs_delays_no_other() {
     let environment = [hanging.container(), good.environment()].concat();
     let config =
         format!("{JWT}buckets:\n{}", entry("photos", &store.url(), &credentials("source: container")));
-    let proxy = Proxy::start_in(&config, Surroundings { environment, ..Default::default() }).await;
+    let proxy = PROGRAM.start_in(&config, Surroundings { environment, ..Default::default() }).await;
     // More of them than can be asked before the one that hangs by chance.
     let others: String = (0..6)
         .map(|number| {

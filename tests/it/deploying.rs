@@ -4,10 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use kit::*;
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::harness::*;
+use crate::stack::PROGRAM;
 
 const PLAYBOOK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/ansible/playbook.yaml");
 
@@ -34,7 +35,7 @@ fn play(proxy: &Proxy, config: &str) -> Play {
     fs::write(folder.join("inventory"), inventory).expect("written");
     let variables = json!({
         "ansible_become": false,
-        "yatagarasu_program": proxy::PROGRAM,
+        "yatagarasu_program": PROGRAM.path(),
         "yatagarasu_template": template,
         "yatagarasu_config": proxy.config_path(),
         "yatagarasu_owner": rustix::process::geteuid().as_raw().to_string(),
@@ -77,7 +78,7 @@ async fn deployed() -> Option<Proxy> {
     }
     let uid = rustix::process::geteuid().as_raw();
     let start = format!("admin: {{ socket: admin.sock, socket_uids: [{uid}] }}\nbuckets: []\n");
-    let proxy = Proxy::start(&start).await;
+    let proxy = PROGRAM.start(&start).await;
     proxy.write_config(&config(&proxy, proxy.address.port(), token::SECRET, FIRST));
     proxy.hangup().await;
     assert_eq!(proxy.generation().await, 2, "{}", proxy.log_text());
@@ -183,7 +184,7 @@ fn assert_valid(config: &str, environment: &[(&str, &str)]) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("config.yaml");
     proxy::write(&path, config);
-    let mut command = Command::new(proxy::PROGRAM);
+    let mut command = PROGRAM.command();
     command.args(["config", "validate"]).arg(&path).env_clear().envs(environment.iter().copied());
     let output = command.output().expect("the program starts");
     let printed = String::from_utf8_lossy(&output.stderr);

@@ -4,10 +4,11 @@ use std::net::TcpListener;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use kit::raw::{self, Raw};
+use kit::*;
 use tokio::io::AsyncReadExt;
 
-use crate::harness::raw::{self, Raw};
-use crate::harness::*;
+use crate::stack::{PROGRAM, Stack};
 
 #[tokio::test]
 async fn the_start_says_what_runs_where_and_how_to_reload() {
@@ -28,7 +29,7 @@ async fn the_start_says_what_runs_where_and_how_to_reload() {
 async fn the_first_line_of_the_log_is_the_start() {
     // A bucket that does not say who may read it is a warning.
     let config = format!("buckets:\n{}", bucket_at("photos", "/photos", "http://127.0.0.1:9", ""));
-    let proxy = Proxy::start(&config).await;
+    let proxy = PROGRAM.start(&config).await;
     let log = proxy.whole_log().await;
     assert_eq!(log[0]["message"], "starting");
     assert_eq!(log[0]["version"], env!("CARGO_PKG_VERSION"));
@@ -47,7 +48,7 @@ async fn a_port_that_the_user_may_not_open_says_how_to_allow_it() {
     // A user namespace without a map makes a user without rights of whoever runs the test, and in a new
     // network namespace ports below 1024 need one.
     let mut command = Command::new("unshare");
-    command.args(["--user", "--net", proxy::PROGRAM, "--config"]).arg(&path);
+    command.args(["--user", "--net", PROGRAM.path(), "--config"]).arg(&path);
     let output = command.output().expect("unshare starts");
     let printed = String::from_utf8(output.stderr).expect("a text");
     assert_eq!(output.status.code(), Some(1), "{printed}");
@@ -80,7 +81,7 @@ async fn a_busy_port_is_an_error_at_once() {
     ] {
         std::fs::write(path, config).expect("written");
         let started = Instant::now();
-        let output = proxy::run(&["--config", path]);
+        let output = PROGRAM.run(&["--config", path]);
         let printed = String::from_utf8(output.stderr).expect("a text");
         assert_eq!(output.status.code(), Some(1), "{printed}");
         assert!(printed.contains(&format!("cannot listen on 127.0.0.1:{taken}")), "{printed}");
@@ -95,7 +96,7 @@ async fn an_invalid_file_ends_the_start_with_the_validators_text() {
     let path = folder.path().join("config.yaml");
     let path = path.to_str().expect("plain");
     std::fs::write(path, "server: { prot: 1 }\nbuckets: []\n").expect("written");
-    let (run, validate) = (proxy::run(&["--config", path]), proxy::run(&["--validate", "--config", path]));
+    let (run, validate) = (PROGRAM.run(&["--config", path]), PROGRAM.run(&["--validate", "--config", path]));
     assert_eq!((run.status.code(), validate.status.code()), (Some(1), Some(1)));
     assert_eq!(run.stderr, validate.stderr);
     assert!(!run.stderr.is_empty());
@@ -216,9 +217,9 @@ fn a_wrong_command_line_is_2() {
         &["token", "--claim", "x"],
         &["token", "--ttl", "soon"],
     ] {
-        assert_eq!(proxy::run(arguments).status.code(), Some(2), "{arguments:?}");
+        assert_eq!(PROGRAM.run(arguments).status.code(), Some(2), "{arguments:?}");
     }
-    let version = Command::new(proxy::PROGRAM).arg("--version").output().expect("the program starts");
+    let version = PROGRAM.command().arg("--version").output().expect("the program starts");
     assert_eq!(
         String::from_utf8_lossy(&version.stdout),
         format!("yatagarasu {}\n", env!("CARGO_PKG_VERSION"))

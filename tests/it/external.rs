@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use http::Method;
+use kit::decider::QUERY_SECRET;
+use kit::faulty::{Faulty, read_request};
+use kit::proxy::free_port;
+use kit::*;
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::time::sleep;
 
-use crate::faults::certificate;
-use crate::harness::decider::QUERY_SECRET;
-use crate::harness::faulty::{Faulty, read_request};
-use crate::harness::proxy::{free_port, run};
-use crate::harness::*;
+use crate::stack::{PROGRAM, Stack};
 
 const RULES: &str = r#"rules:
     - { path: "**" }
@@ -44,7 +44,7 @@ impl Asking {
             store.put("files", key, key);
         }
         let decider = Decider::start(YES).await;
-        let proxy = Proxy::start(&config(&store, &decider.url(), more)).await;
+        let proxy = PROGRAM.start(&config(&store, &decider.url(), more)).await;
         Self { stack: Stack { store, proxy }, decider }
     }
 
@@ -92,7 +92,7 @@ async fn a_service_is_asked_about_whatever_the_bucket_allows_and_about_nothing_e
     let asking = Asking::start("").await;
     let token = token(json!({ "sub": "ann", "groups": ["x", "y"] }));
     let path = asking.stack.proxy.config_path();
-    let signed = run(&["sign", "/files/b", "--config", path.to_str().expect("plain"), "--ttl", "1m"]);
+    let signed = PROGRAM.run(&["sign", "/files/b", "--config", path.to_str().expect("plain"), "--ttl", "1m"]);
     let link = String::from_utf8(signed.stdout).expect("a text");
     let link = link.trim().strip_prefix("/files/").unwrap_or_else(|| panic!("{link}"));
     for (key, token, may, asked) in [
@@ -228,7 +228,7 @@ async fn the_time_limit_is_for_the_whole_answer() {
     let store = Store::start().await;
     store.put("files", "public/a", "public/a");
     let at = |url: &str| config(&store, url, "timeout_ms: 1000");
-    let proxy = Proxy::start(&at(&nobody)).await;
+    let proxy = PROGRAM.start(&at(&nobody)).await;
     for (url, kind) in [
         (nobody.clone(), "unreachable"),
         (closing.await.url(), "unreachable"),
@@ -261,7 +261,7 @@ async fn a_connection_that_the_service_closes_is_made_anew() {
     .await;
     let store = Store::start().await;
     store.put("files", "public/a", "public/a");
-    let proxy = Proxy::start(&config(&store, &service.url(), "")).await;
+    let proxy = PROGRAM.start(&config(&store, &service.url(), "")).await;
     for connections in 1..=3 {
         assert_eq!(proxy.get("/files/public/a").await.status(), 200);
         assert_eq!(service.connections(), connections);
@@ -281,7 +281,7 @@ async fn networks_come_first_and_the_address_is_part_of_the_question() {
     let server = "server: { address: 127.0.0.1, port: {port}, trusted_proxies: [127.0.0.1] }";
     // Neither a token nor a key is needed.
     let proxy =
-        Proxy::start(&format!("{server}\nbuckets:\n{}", bucket("files", "/files", &store, &auth))).await;
+        PROGRAM.start(&format!("{server}\nbuckets:\n{}", bucket("files", "/files", &store, &auth))).await;
     for (method, path, address, status, asked) in [
         (Method::GET, "/files/a", "198.51.100.7", 403, 0),
         (Method::GET, "/files/a", "192.0.2.7", 200, 1),
@@ -418,7 +418,7 @@ async fn a_service_that_fails_is_left_alone_and_asked_again_when_it_is_back() {
     })
     .await;
     let config = asking.stack.proxy.config_path();
-    let shown = run(&["config", "show", "--config", config.to_str().expect("plain")]);
+    let shown = PROGRAM.run(&["config", "show", "--config", config.to_str().expect("plain")]);
     let shown = String::from_utf8(shown.stdout).expect("a text");
     assert!(shown.contains("url: '[redacted]'"), "{shown}");
     for text in [shown, asking.stack.proxy.log_text()] {
@@ -428,7 +428,7 @@ async fn a_service_that_fails_is_left_alone_and_asked_again_when_it_is_back() {
 
 #[tokio::test]
 async fn a_service_behind_tls_is_verified() {
-    let (acceptor, pem) = certificate(&["localhost"]);
+    let (acceptor, pem) = certificate::self_signed(&["localhost"]);
     let store = Store::start().await;
     store.put("files", "public/a", "public/a");
     let address = "127.0.0.1:0".parse().expect("an address");
@@ -441,7 +441,7 @@ async fn a_service_behind_tls_is_verified() {
         ..Default::default()
     };
     let at = |host: &str| config(&store, &format!("https://{host}:{}/", decider.address.port()), "");
-    let proxy = Proxy::start_in(&at("localhost"), surroundings).await;
+    let proxy = PROGRAM.start_in(&at("localhost"), surroundings).await;
     assert_eq!(proxy.get("/files/public/a").await.status(), 200);
     // The right certificate, and the wrong name.
     proxy.write_config(&at("127.0.0.1"));
@@ -461,7 +461,7 @@ async fn a_service_with_several_addresses_is_found_at_the_one_that_answers() {
     let hosts = "127.0.0.1 localhost\n127.0.0.8 policy.test\n127.0.0.1 policy.test\n".to_owned();
     let surroundings = Surroundings { hosts: Some(hosts), ..Default::default() };
     let at = |name: &str| config(&store, &format!("http://{name}:{port}"), "");
-    let proxy = Proxy::start_in(&at("policy.test"), surroundings).await;
+    let proxy = PROGRAM.start_in(&at("policy.test"), surroundings).await;
     for _ in 0..6 {
         assert_eq!(proxy.get("/files/public/a").await.status(), 200);
     }

@@ -5,24 +5,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use kit::faulty::{Faulty, read_request, swallow};
+use kit::raw::{self, Raw};
+use kit::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
-use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
-use crate::harness::faulty::{Faulty, read_request, swallow};
-use crate::harness::raw::{self, Raw};
-use crate::harness::*;
+use crate::stack::{PROGRAM, Stack};
 
 /// A proxy in front of one endpoint, with timeouts for tests.
 async fn proxy_for(endpoint: &str) -> Proxy {
     let timeouts = "timeouts: { connect_seconds: 1, read_seconds: 1, write_seconds: 1, idle_seconds: 60, total_seconds: 5 },";
     let bucket =
         bucket_at("photos", "/photos", endpoint, PUBLIC).replace("s3: {", &format!("s3: {{ {timeouts}"));
-    Proxy::start(&format!("buckets:\n{bucket}")).await
+    PROGRAM.start(&format!("buckets:\n{bucket}")).await
 }
 
 /// A store whose objects have no end worth waiting for.
@@ -182,7 +179,7 @@ async fn clients_are_spread_over_the_threads_which_have_connections_of_their_own
     let store = Store::start().await;
     store.put("photos", "cat.jpg", "a cat");
     let server = "server: { address: 127.0.0.1, port: {port}, threads: 3 }";
-    let proxy = Proxy::start(&format!("{server}\n{}", Stack::config(&store, ""))).await;
+    let proxy = PROGRAM.start(&format!("{server}\n{}", Stack::config(&store, ""))).await;
     let mut clients = Vec::new();
     for _ in 0..9 {
         clients.push(Raw::connect(proxy.address).await);
@@ -271,7 +268,7 @@ async fn several_addresses_are_tried_and_names_looked_up_again() {
     // The store listens on the third address only.
     let hosts = "127.0.0.1 localhost\n127.0.0.8 store.test\n127.0.0.9 store.test\n127.0.0.1 store.test\n";
     let surroundings = Surroundings { hosts: Some(hosts.to_owned()), ..Default::default() };
-    let proxy = Proxy::start_in(&format!("buckets:\n{buckets}"), surroundings).await;
+    let proxy = PROGRAM.start_in(&format!("buckets:\n{buckets}"), surroundings).await;
     for _ in 0..3 {
         assert_eq!(proxy.get("/photos/cat.jpg").await.status(), 200);
     }
@@ -322,7 +319,7 @@ async fn names_whose_lookups_hang_do_not_hold_up_the_others() {
         name_server: Some(SILENT.into()),
         ..Default::default()
     };
-    let proxy = Proxy::start_in(&config, surroundings).await;
+    let proxy = PROGRAM.start_in(&config, surroundings).await;
     assert_eq!(proxy.get("/photos/cat.jpg").await.status(), 200);
     proxy.write_config(&format!("{config}{}", sound("papers")));
     let (status, answer) = proxy.reload(&admin_token()).await;
@@ -333,25 +330,10 @@ async fn names_whose_lookups_hang_do_not_hold_up_the_others() {
     assert_eq!(proxy.get("/papers/cat.jpg").await.status(), 200);
 }
 
-/// A certificate for these names and addresses, as an acceptor, and in PEM.
-pub fn certificate(names: &[&str]) -> (TlsAcceptor, String) {
-    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-    let issued = rcgen::generate_simple_self_signed(names).expect("a certificate");
-    let key = PrivateKeyDer::try_from(issued.signing_key.serialize_der()).expect("a key");
-    let provider = Arc::new(ring::default_provider());
-    let config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_no_client_auth()
-        .with_single_cert(vec![issued.cert.der().clone()], key)
-        .expect("a key that fits");
-    (TlsAcceptor::from(Arc::new(config)), issued.cert.pem())
-}
-
 #[tokio::test]
 async fn a_store_behind_tls_is_verified() {
-    let (acceptor, pem) = certificate(&["localhost", "127.0.0.1"]);
-    let (_, other_pem) = certificate(&["localhost", "127.0.0.1"]);
+    let (acceptor, pem) = certificate::self_signed(&["localhost", "127.0.0.1"]);
+    let (_, other_pem) = certificate::self_signed(&["localhost", "127.0.0.1"]);
     let store = Store::with(store::Options { tls: Some(acceptor), ..Default::default() }).await;
     store.put("photos", "cat.jpg", "a cat");
     let port = store.address.port();
@@ -360,7 +342,7 @@ async fn a_store_behind_tls_is_verified() {
             bucket_at("photos", "/photos", endpoint, PUBLIC).replace("s3: {", &format!("s3: {{ {ca}"));
         format!("{JWT}buckets:\n{bucket}")
     };
-    let proxy = Proxy::start(&format!("{JWT}buckets: []")).await;
+    let proxy = PROGRAM.start(&format!("{JWT}buckets: []")).await;
     proxy::write(&proxy.folder.path().join("ca.pem"), &pem);
     proxy::write(&proxy.folder.path().join("other.pem"), &other_pem);
     for (endpoint, ca, status) in [
@@ -437,7 +419,7 @@ async fn an_idle_connection_to_the_store_is_closed() {
     .await;
     let bucket = bucket_at("photos", "/photos", &store.url(), PUBLIC)
         .replace("s3: {", "s3: { timeouts: { idle_seconds: 0.5 },");
-    let proxy = Proxy::start(&format!("buckets:\n{bucket}")).await;
+    let proxy = PROGRAM.start(&format!("buckets:\n{bucket}")).await;
     let started = Instant::now();
     assert_eq!(proxy.get("/photos/a").await.status(), 200);
     eventually("the connection is closed", async || (ended.load(Ordering::SeqCst) == 1).then_some(())).await;

@@ -3,12 +3,13 @@
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, EncodingKey, crypto::sign};
+use kit::issuer::SigningKey;
+use kit::raw::Raw;
+use kit::token::{SECRET, now};
+use kit::*;
 use serde_json::json;
 
-use crate::harness::issuer::SigningKey;
-use crate::harness::raw::Raw;
-use crate::harness::token::{SECRET, now};
-use crate::harness::*;
+use crate::stack::Stack;
 
 fn encoded(text: &str) -> String {
     URL_SAFE_NO_PAD.encode(text)

@@ -3,11 +3,12 @@
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
+use kit::raw::{self, Raw};
+use kit::*;
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 
-use crate::harness::raw::{self, Raw};
-use crate::harness::*;
+use crate::stack::{PROGRAM, Stack};
 
 async fn rejections(proxy: &Proxy, reason: &str) -> f64 {
     proxy.metric(&format!("yatagarasu_rejections_total{{reason=\"{reason}\"}}")).await
@@ -241,7 +242,7 @@ async fn clients_cannot_take_every_descriptor() {
         format!("{server}\n{admin}\n{limits}\n{}", Stack::config(&store, ""))
     };
     let surroundings = Surroundings { open_files: Some(96), ..Default::default() };
-    let proxy = Proxy::start_in(&config(""), surroundings).await;
+    let proxy = PROGRAM.start_in(&config(""), surroundings).await;
     let refused = "yatagarasu_connections_refused_total";
     let over_the_socket = || {
         let socket = proxy.folder.path().join("admin.sock");

@@ -4,12 +4,13 @@
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
+use kit::faulty::{Faulty, read_request, swallow};
+use kit::raw::{self, Raw};
+use kit::*;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use crate::harness::faulty::{Faulty, read_request, swallow};
-use crate::harness::raw::{self, Raw};
-use crate::harness::*;
+use crate::stack::PROGRAM;
 
 /// Limits for tests: 2 s to the header, 1 s for each read, 5 s in all.
 const TIMEOUTS: &str = "timeouts: { connect_seconds: 1, first_byte_seconds: 2, read_seconds: 1, write_seconds: 1, idle_seconds: 60, total_seconds: 5 },";
@@ -19,7 +20,7 @@ async fn proxy_for(store: &Faulty, timeouts: &str) -> Proxy {
     let bucket = bucket.replace("s3: {", &format!("s3: {{ {timeouts}"));
     // With one thread all connections to the store are in one pool.
     let server = "server: { address: 127.0.0.1, port: {port}, threads: 1 }";
-    Proxy::start(&format!("{server}\nbuckets:\n{bucket}")).await
+    PROGRAM.start(&format!("{server}\nbuckets:\n{bucket}")).await
 }
 
 /// The behaviour of a store after each request.

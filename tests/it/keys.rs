@@ -3,15 +3,15 @@
 use std::time::{Duration, SystemTime};
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header, decode_header};
+use kit::issuer::{Issuer, SigningKey, key_set};
+use kit::token::{SECRET, now};
+use kit::*;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
-use crate::faults::certificate;
-use crate::harness::issuer::{Issuer, SigningKey, key_set};
-use crate::harness::token::{SECRET, now};
-use crate::harness::*;
+use crate::stack::{PROGRAM, Stack};
 
 const OTHER: &str = "another-secret-of-32-characters!";
 
@@ -183,14 +183,14 @@ async fn commands_make_their_tokens_with_the_first_live_secret() {
     let stack = Stack::with(&format!("jwt: {{ keys: [{dead}, {live}] }}")).await;
     let path = stack.proxy.config_path();
     let path = path.to_str().expect("plain");
-    let made = proxy::run(&["token", "--config", path]);
+    let made = PROGRAM.run(&["token", "--config", path]);
     let token = String::from_utf8(made.stdout).expect("a token");
     assert_eq!(decode_header(token.trim()).expect("a header").kid.as_deref(), Some("live"));
     assert_eq!(status(&stack.proxy, token.trim()).await, 200);
     // A key that the server is yet to learn stands first.
     let next = format!("{{ id: next, secret: {OTHER} }}");
     stack.proxy.write_config(&Stack::config(&stack.store, &format!("jwt: {{ keys: [{next}, {live}] }}")));
-    let reloaded = proxy::run(&["reload", "--config", path]);
+    let reloaded = PROGRAM.run(&["reload", "--config", path]);
     assert_eq!(reloaded.status.code(), Some(0), "{}", String::from_utf8_lossy(&reloaded.stderr));
     assert_eq!(stack.proxy.generation().await, 2);
 }
@@ -409,7 +409,7 @@ async fn keys_of_a_file_change_with_the_file() {
 #[tokio::test]
 async fn an_issuer_behind_tls_is_verified() {
     let key = SigningKey::new("one");
-    let (acceptor, pem) = certificate(&["localhost"]);
+    let (acceptor, pem) = certificate::self_signed(&["localhost"]);
     let port = tls_issuer(acceptor, key_set(&[&key])).await;
     let folder = tempfile::tempdir().expect("a temporary folder");
     let ca = folder.path().join("ca.pem");

@@ -3,8 +3,9 @@
 use std::time::Instant;
 
 use futures::StreamExt;
+use kit::*;
 
-use crate::harness::*;
+use crate::stack::Stack;
 
 const DOWNLOADS: usize = 32;
 const OBJECT_BYTES: usize = 200_000_000;

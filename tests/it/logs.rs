@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use kit::authority::Authority;
+use kit::issuer::{Issuer, SigningKey, key_set};
+use kit::raw::{Raw, ask};
+use kit::*;
 use serde_json::{Value, json};
 
-use crate::harness::authority::Authority;
-use crate::harness::issuer::{Issuer, SigningKey, key_set};
-use crate::harness::raw::{Raw, ask};
-use crate::harness::*;
+use crate::stack::{PROGRAM, Stack};
 
 fn log(settings: &str) -> String {
     format!("log: {{ {settings} }}")
@@ -123,7 +124,7 @@ async fn a_variable_that_other_programs_obey_is_pointed_out_and_not_obeyed() {
     let store = Store::start().await;
     store.put("photos", "cat.jpg", "a cat");
     let surroundings = Surroundings { environment, ..Default::default() };
-    let proxy = Proxy::start_in(&Stack::config(&store, ""), surroundings).await;
+    let proxy = PROGRAM.start_in(&Stack::config(&store, ""), surroundings).await;
     assert_eq!(ask_as(&proxy, "one", "/photos/cat.jpg", &[]).await, 200);
     assert!(records(&proxy, "decision", None).await.is_empty());
     let warnings: Vec<Value> =
@@ -142,7 +143,7 @@ async fn a_decision_tells_its_rule_and_its_reason() {
     - { path: "shut/**", deny: true }"#;
     let config =
         format!("{}\n{JWT}buckets:\n{}", log("level: debug"), bucket("files", "/files", &store, auth));
-    let proxy = Proxy::start(&config).await;
+    let proxy = PROGRAM.start(&config).await;
     let bearer = format!("Bearer {}", token(json!({ "role": "guest" })));
     for (id, path, bucket, rule, decision, reason) in [
         ("a", "/files/open/a", "files", "auth.rules[1]", "admitted", ""),
@@ -181,7 +182,7 @@ async fn an_attempt_tells_address_connection_time_and_outcome() {
     let gone = bucket_at("gone", "/gone", &format!("http://127.0.0.1:{}", proxy::free_port()), PUBLIC);
     let server = "server: { address: 127.0.0.1, port: {port}, threads: 1 }";
     let config = format!("{server}\n{}\nbuckets:\n{entry}{gone}", log("level: debug"));
-    let proxy = Proxy::start(&config).await;
+    let proxy = PROGRAM.start(&config).await;
     for (id, path, connection, outcome) in [
         ("a", "/photos/cat.jpg", "new", "200"),
         ("b", "/photos/missing", "reused", "404"),
@@ -211,7 +212,7 @@ async fn look_ups_and_fetches_are_told_with_outcome_and_time() {
     let entry = "- { name: photos, path_prefix: /photos, auth: { enabled: true }, s3: { bucket: photos, region: us-east-1, endpoint: \"http://no-such-store.invalid\", credentials: { source: instance } } }\n";
     let config = format!("{}\n{jwt}\nbuckets:\n{entry}", log("level: debug"));
     let surroundings = Surroundings { environment: authority.environment(), ..Default::default() };
-    let proxy = Proxy::start_in(&config, surroundings).await;
+    let proxy = PROGRAM.start_in(&config, surroundings).await;
     for (message, field, value, outcome) in [
         ("keys fetched", "outcome", "ok", true),
         ("credentials asked for", "outcome", "success", true),
@@ -242,8 +243,8 @@ async fn at_debug_the_log_holds_nothing_that_opens_a_door() {
         let entry = bucket("files", "/files", &store, &auth(mode));
         format!("{}\njwt: {{ secret: {}, {sources} }}\nbuckets:\n{entry}", log("level: debug"), token::SECRET)
     };
-    let proxy = Proxy::start(&config("enforce")).await;
-    let link = proxy::run(&["sign", "/files/a", "--config", proxy.config_path().to_str().expect("plain")]);
+    let proxy = PROGRAM.start(&config("enforce")).await;
+    let link = PROGRAM.run(&["sign", "/files/a", "--config", proxy.config_path().to_str().expect("plain")]);
     let link = String::from_utf8(link.stdout).expect("a link").trim_end().to_owned();
     let good = token(json!({ "sub": "planted-subject" }));
     let mut planted = vec![

@@ -8,7 +8,7 @@
     reason = "a test that fails by a panic is a test that works"
 )]
 
-mod harness;
+mod stack;
 
 mod config; //    what the validator says
 mod config_limits; //  … of files of any shape, in bounded time and memory

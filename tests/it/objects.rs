@@ -2,11 +2,12 @@
 
 use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_s3::primitives::ByteStream;
+use kit::faulty::Faulty;
+use kit::raw::{self, Raw};
+use kit::*;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::harness::faulty::Faulty;
-use crate::harness::raw::{self, Raw};
-use crate::harness::*;
+use crate::stack::{PROGRAM, Stack};
 
 /// Amazon's own client, talking to the store directly.
 fn sdk(store: &Store) -> aws_sdk_s3::Client {
@@ -213,7 +214,7 @@ async fn prefixes_match_whole_segments_and_the_longest_wins() {
     }
     let buckets = [("other", "/"), ("outer", "/a"), ("inner", "/a/deep")]
         .map(|(name, prefix)| bucket(name, prefix, &store, PUBLIC));
-    let proxy = Proxy::start(&format!("buckets:\n{}", buckets.concat())).await;
+    let proxy = PROGRAM.start(&format!("buckets:\n{}", buckets.concat())).await;
     for (path, name) in
         [("/a/key", "outer"), ("/a/deep/key", "inner"), ("/deep/key", "other"), ("/key", "other")]
     {
@@ -321,7 +322,7 @@ async fn only_listed_headers_pass_in_either_direction() {
     )
     .await;
     let proxy =
-        Proxy::start(&format!("buckets:\n{}", bucket_at("photos", "/photos", &store.url(), PUBLIC))).await;
+        PROGRAM.start(&format!("buckets:\n{}", bucket_at("photos", "/photos", &store.url(), PUBLIC))).await;
     let answer = raw::ask(proxy.address, "GET", "/photos/a").await;
     let mut names: Vec<String> = answer
         .head
@@ -363,7 +364,7 @@ async fn the_stores_errors_keep_their_status_and_lose_their_text() {
         ] {
             let store = Faulty::answering(format!("{head}{framing}\r\n{body}")).await;
             let buckets = bucket_at("photos", "/photos", &store.url(), PUBLIC);
-            let proxy = Proxy::start(&format!("buckets:\n{buckets}")).await;
+            let proxy = PROGRAM.start(&format!("buckets:\n{buckets}")).await;
             let mut raw = Raw::connect(proxy.address).await;
             // Twice on one connection: the answer ends where it says.
             for _ in 0..2 {
@@ -384,7 +385,7 @@ async fn the_stores_errors_keep_their_status_and_lose_their_text() {
 async fn an_error_without_a_body_stays_without_one() {
     let store = Faulty::answering("HTTP/1.1 404 X\r\nContent-Length: 0\r\n\r\n").await;
     let proxy =
-        Proxy::start(&format!("buckets:\n{}", bucket_at("photos", "/photos", &store.url(), PUBLIC))).await;
+        PROGRAM.start(&format!("buckets:\n{}", bucket_at("photos", "/photos", &store.url(), PUBLIC))).await;
     let mut raw = Raw::connect(proxy.address).await;
     for method in ["GET", "HEAD", "GET"] {
         let answer = raw.ask(method, "/photos/key", &[]).await;
@@ -413,7 +414,7 @@ async fn a_redirect_of_the_store_is_a_bad_gateway() {
     )
     .await;
     let proxy =
-        Proxy::start(&format!("buckets:\n{}", bucket_at("photos", "/photos", &store.url(), PUBLIC))).await;
+        PROGRAM.start(&format!("buckets:\n{}", bucket_at("photos", "/photos", &store.url(), PUBLIC))).await;
     let response = proxy.get("/photos/a").await;
     assert!(response.headers().get("location").is_none());
     assert_s3_error(response, 502, "InternalError").await;
@@ -531,7 +532,7 @@ async fn temporary_credentials_come_with_their_token() {
     store.put("photos", "cat.jpg", "a cat");
     let config = format!("buckets:\n{}", bucket("photos", "/photos", &store, PUBLIC));
     let proxy =
-        Proxy::start(&config.replace("secret_key:", "session_token: \"to/ken+=\", secret_key:")).await;
+        PROGRAM.start(&config.replace("secret_key:", "session_token: \"to/ken+=\", secret_key:")).await;
     assert_eq!(proxy.get("/photos/cat.jpg").await.status(), 200);
     let [received] = store.received().try_into().expect("one request");
     assert_eq!(received.header("x-amz-security-token"), Some("to/ken+="));
@@ -548,8 +549,9 @@ async fn credentials_come_from_the_environment_when_the_file_has_none() {
     let environment =
         [("AWS_ACCESS_KEY_ID", store::ACCESS_KEY), ("AWS_SECRET_ACCESS_KEY", store::SECRET_KEY)];
     let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
-    let proxy =
-        Proxy::start_in(&config.replace(&keys, ""), Surroundings { environment, ..Default::default() }).await;
+    let proxy = PROGRAM
+        .start_in(&config.replace(&keys, ""), Surroundings { environment, ..Default::default() })
+        .await;
     assert_eq!(proxy.get("/photos/cat.jpg").await.status(), 200);
 }
 
@@ -564,7 +566,7 @@ async fn a_bucket_may_be_a_host_name() {
         bucket_at("photos", "/photos", &endpoint, PUBLIC).replace("s3: {", "s3: { addressing: virtual,");
     let hosts = Some("127.0.0.1 localhost photos.store.test\n".to_owned());
     let proxy =
-        Proxy::start_in(&format!("buckets:\n{config}"), Surroundings { hosts, ..Default::default() }).await;
+        PROGRAM.start_in(&format!("buckets:\n{config}"), Surroundings { hosts, ..Default::default() }).await;
     assert_eq!(proxy.get("/photos/a%20cat.jpg").await.text().await.expect("a text"), "a cat");
     let [received] = store.received().try_into().expect("one request");
     assert_eq!(received.target, "/a%20cat.jpg");

@@ -1,10 +1,11 @@
 //! Rules, networks and services that are observed before they are enforced.
 
+use kit::issuer::{Issuer, SigningKey, key_set};
+use kit::raw::Raw;
+use kit::*;
 use serde_json::{Value, json};
 
-use crate::harness::issuer::{Issuer, SigningKey, key_set};
-use crate::harness::raw::Raw;
-use crate::harness::*;
+use crate::stack::{PROGRAM, Stack};
 
 const YES: &str = r#"{"result": true}"#;
 const NO: &str = r#"{"result": false}"#;
@@ -15,7 +16,7 @@ async fn stack(auth: &str) -> Stack {
     for key in ["a", "open/a", "shut/a", "team/a", "users/ann/a", "users/bob/a"] {
         store.put("files", key, key);
     }
-    let proxy = Proxy::start(&config(&store, auth)).await;
+    let proxy = PROGRAM.start(&config(&store, auth)).await;
     Stack { store, proxy }
 }
 
@@ -170,7 +171,7 @@ async fn the_first_token_of_a_new_key_is_no_observed_refusal() {
     store.put("files", "a", "a");
     let jwt = format!("jwt: {{ jwks: [{{ url: \"{}\", refetch_seconds: 1 }}] }}", issuer.url());
     let entry = bucket("files", "/files", &store, "auth: { mode: observe }");
-    let proxy = Proxy::start(&format!("admin: {{ enabled: false }}\n{jwt}\nbuckets:\n{entry}")).await;
+    let proxy = PROGRAM.start(&format!("admin: {{ enabled: false }}\n{jwt}\nbuckets:\n{entry}")).await;
     assert_eq!(read(&proxy, "a", Some(&old.token(json!({})))).await, (200, None));
     issuer.publish(&key_set(&[&old, &new]));
     assert_eq!(read(&proxy, "a", Some(&new.token(json!({})))).await, (200, None));

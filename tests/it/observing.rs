@@ -1,12 +1,12 @@
 //! The log and the metrics: complete, of closed sets, and without a secret.
 
-use std::process::Command;
 use std::time::Instant;
 
+use kit::raw::{self, Raw};
+use kit::*;
 use serde_json::json;
 
-use crate::harness::raw::{self, Raw};
-use crate::harness::*;
+use crate::stack::{PROGRAM, Stack};
 
 #[tokio::test]
 async fn a_request_has_one_line_with_everything_but_its_query() {
@@ -116,7 +116,7 @@ async fn the_same_configuration_has_the_same_hash_in_every_process() {
     for prefix in ["/photos", "/photos", "/elsewhere"] {
         let port = proxy::free_port();
         let surroundings = Surroundings { environment: environment(port), ..Default::default() };
-        let mut proxy = Proxy::spawn(&config(prefix), &surroundings);
+        let mut proxy = PROGRAM.spawn(&config(prefix), &surroundings);
         proxy.address.set_port(port);
         let hash = eventually("the metrics", async || {
             let text = http().get(proxy.url("/metrics")).send().await.ok()?.text().await.ok()?;
@@ -137,7 +137,7 @@ async fn scrapes_of_many_buckets_do_not_delay_operators() {
     let nobody = format!("http://127.0.0.1:{}", proxy::free_port());
     let entries: String =
         (0..BUCKETS).map(|n| bucket_at(&format!("bucket{n}"), &format!("/{n}"), &nobody, PUBLIC)).collect();
-    let proxy = Proxy::start(&format!("{JWT}buckets:\n{entries}")).await;
+    let proxy = PROGRAM.start(&format!("{JWT}buckets:\n{entries}")).await;
     for n in 0..BUCKETS {
         assert_eq!(proxy.get(&format!("/{n}/x")).await.status(), 502);
     }
@@ -198,7 +198,7 @@ async fn no_output_ever_holds_a_secret() {
         environment: environment.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
         ..Default::default()
     };
-    let proxy = Proxy::start_in(&config(&good(secret)), surroundings).await;
+    let proxy = PROGRAM.start_in(&config(&good(secret)), surroundings).await;
     let mut outputs = String::new();
     let key = jsonwebtoken::EncodingKey::from_secret(jwt.as_bytes());
     let claims = json!({ "exp": token::now() + 600, "role": "admin" });
@@ -249,7 +249,7 @@ async fn no_output_ever_holds_a_secret() {
         outputs += &answer.to_string();
         proxy.hangup().await;
         for arguments in [&["--validate"][..], &["config", "show"], &["reload"], &["token"], &[]] {
-            let mut command = Command::new(proxy::PROGRAM);
+            let mut command = PROGRAM.command();
             command.args(arguments).arg("--config").arg(proxy.config_path());
             command.env_clear().envs(environment.map(|(name, value)| (name, value.to_owned())));
             if arguments.is_empty() && index == 0 {

@@ -6,11 +6,12 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use kit::raw::{self, Raw};
+use kit::*;
 use reqwest::{Client, Response};
 use serde_json::{Value, json};
 
-use crate::harness::raw::{self, Raw};
-use crate::harness::*;
+use crate::stack::{PROGRAM, Stack};
 
 /// Who runs the tests.
 fn uid() -> u32 {
@@ -19,7 +20,7 @@ fn uid() -> u32 {
 
 /// A proxy with a socket at `admin.sock` in its folder, where this user needs no token.
 async fn with_socket(more: &str) -> Proxy {
-    Proxy::start(&config(more, "admin.sock")).await
+    PROGRAM.start(&config(more, "admin.sock")).await
 }
 
 fn config(more: &str, socket: &str) -> String {
@@ -45,7 +46,7 @@ async fn reload_at(socket: &Path) -> (u16, Value) {
 }
 
 fn reload_command(proxy: &Proxy) -> (Option<i32>, String) {
-    let mut command = Command::new(proxy::PROGRAM);
+    let mut command = PROGRAM.command();
     let output = command.args(["reload", "--config"]).arg(proxy.config_path()).output().expect("it starts");
     let text = String::from_utf8([output.stdout, output.stderr].concat()).expect("a text");
     (output.status.code(), text)
@@ -53,7 +54,7 @@ fn reload_command(proxy: &Proxy) -> (Option<i32>, String) {
 
 /// What the program says that cannot start with this configuration.
 async fn failed_start(config: &str) -> String {
-    let mut proxy = Proxy::spawn(config, &Surroundings::default());
+    let mut proxy = PROGRAM.spawn(config, &Surroundings::default());
     assert_eq!(proxy.exit().await.code(), Some(1));
     proxy.log_text()
 }
@@ -79,7 +80,7 @@ async fn who_is_listed_needs_no_token_at_the_socket() {
 
 #[tokio::test]
 async fn who_is_not_listed_needs_a_token_at_the_socket() {
-    let proxy = Proxy::start(&format!("admin: {{ socket: admin.sock }}\n{JWT}buckets: []\n")).await;
+    let proxy = PROGRAM.start(&format!("admin: {{ socket: admin.sock }}\n{JWT}buckets: []\n")).await;
     let ask = async |token: Option<String>, id: &str| {
         let request = client_at(&socket(&proxy)).get("http://localhost/admin/status");
         let request = request.header("X-Request-Id", id);
@@ -107,7 +108,7 @@ async fn the_socket_works_without_any_key() {
 
 #[tokio::test]
 async fn a_reload_opens_moves_and_closes_the_socket() {
-    let proxy = Proxy::start(&format!("{JWT}buckets: []\n")).await;
+    let proxy = PROGRAM.start(&format!("{JWT}buckets: []\n")).await;
     let at = |name: &str| proxy.folder.path().join(name);
     let reload = async |config: &str| {
         proxy.write_config(config);
@@ -153,7 +154,7 @@ async fn a_reload_opens_moves_and_closes_the_socket() {
 
 #[tokio::test]
 async fn a_refused_reload_leaves_no_socket_behind() {
-    let proxy = Proxy::start(&format!("{JWT}buckets: []\n")).await;
+    let proxy = PROGRAM.start(&format!("{JWT}buckets: []\n")).await;
     let busy = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = busy.local_addr().expect("bound").port();
     let with_port = config(JWT, "admin.sock").replace("socket:", &format!("port: {port}, socket:"));
@@ -178,7 +179,7 @@ async fn only_a_socket_that_was_left_behind_is_replaced() {
     proxy.signal("KILL");
     proxy.exit().await;
     assert!(path.exists(), "left behind");
-    let mut second = Proxy::start(&elsewhere).await;
+    let mut second = PROGRAM.start(&elsewhere).await;
     assert_eq!(reload_at(&path).await.0, 200);
     second.signal("TERM");
     assert_eq!(second.exit().await.code(), Some(0));
@@ -226,7 +227,7 @@ async fn a_folder_that_others_may_write_to_gets_no_socket() {
 #[tokio::test]
 async fn without_operators_there_is_no_socket() {
     let disabled = config(JWT, "admin.sock").replace("{ socket", "{ enabled: false, socket");
-    let proxy = Proxy::start(&disabled).await;
+    let proxy = PROGRAM.start(&disabled).await;
     assert!(!socket(&proxy).exists());
     proxy.write_config(&config(JWT, "admin.sock"));
     proxy.hangup().await;
@@ -245,7 +246,7 @@ async fn a_new_process_takes_the_socket_over() {
         if !socket_is_wanted {
             old.write_config(&format!("{server}{JWT}buckets: []\n"));
         }
-        let mut new = Command::new(proxy::PROGRAM);
+        let mut new = PROGRAM.command();
         let mut new = new.args(["--upgrade", "--config"]).arg(old.config_path()).spawn().expect("it starts");
         let (path, waits) = (socket(&old), old.folder.path().join("upgrade.sock"));
         // One asks again and again at the socket: none is refused.
@@ -291,7 +292,7 @@ async fn the_command_needs_no_token_at_the_socket() {
 
 #[tokio::test]
 async fn the_command_goes_to_the_port_while_the_socket_is_new() {
-    let proxy = Proxy::start(&format!("{JWT}buckets: []\n")).await;
+    let proxy = PROGRAM.start(&format!("{JWT}buckets: []\n")).await;
     proxy.write_config(&config(JWT, "admin.sock"));
     let (code, text) = reload_command(&proxy);
     assert!(code == Some(0) && text.contains("generation 2 is in service"), "{text}");
@@ -394,7 +395,7 @@ async fn every_call_leaves_one_line_that_says_who_it_was() {
 
 #[tokio::test]
 async fn no_answer_below_admin_may_be_kept() {
-    let proxy = Proxy::start(&format!("{JWT}buckets: []\n")).await;
+    let proxy = PROGRAM.start(&format!("{JWT}buckets: []\n")).await;
     let uncached = async |method: &str, path: &str, status: u16| {
         let answer = raw::ask(proxy.address, method, path).await;
         assert_eq!(

@@ -4,7 +4,9 @@ use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::harness::*;
+use kit::*;
+
+use crate::stack::{PROGRAM, Stack};
 
 /// A valid text that takes seconds to read: a list of many short entries.
 fn long_text() -> String {
@@ -120,7 +122,7 @@ async fn a_history_file_that_does_not_answer_delays_nobody() {
             std::os::unix::fs::symlink("/dev/zero", &history).expect("linked");
         }
         let started = Instant::now();
-        let proxy = Proxy::start(&Stack::config(&stack.store, &more)).await;
+        let proxy = PROGRAM.start(&Stack::config(&stack.store, &more)).await;
         assert!(started.elapsed() < Duration::from_secs(10), "{what}: {:?}", started.elapsed());
         assert_eq!(proxy.get("/photos/cat.jpg").await.status(), 200, "{what}");
         let log = proxy.whole_log_text().await;
@@ -131,7 +133,7 @@ async fn a_history_file_that_does_not_answer_delays_nobody() {
     drop(stack);
     pipe(&history);
     let arguments = vec!["--resume".to_owned(), history.to_str().expect("plain").to_owned()];
-    let mut resumed = Proxy::spawn("buckets: [", &Surroundings { arguments, ..Default::default() });
+    let mut resumed = PROGRAM.spawn("buckets: [", &Surroundings { arguments, ..Default::default() });
     assert_eq!(resumed.exit().await.code(), Some(1));
     assert!(resumed.log_text().contains("is not a regular file"), "{}", resumed.log_text());
 }
@@ -142,21 +144,21 @@ async fn a_history_that_others_may_write_is_not_resumed() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let history = folder.path().join("history.json");
     let mut first =
-        Proxy::start(&format!("reload: {{ history_file: \"{}\" }}\nbuckets: []", history.display())).await;
+        PROGRAM.start(&format!("reload: {{ history_file: \"{}\" }}\nbuckets: []", history.display())).await;
     eventually("the history is written", async || history.exists().then_some(())).await;
     first.signal("TERM");
     assert_eq!(first.exit().await.code(), Some(0));
     let arguments = || vec!["--resume".to_owned(), history.to_str().expect("plain").to_owned()];
     fs::set_permissions(&history, fs::Permissions::from_mode(0o666)).expect("set");
     let mut refused =
-        Proxy::spawn("buckets: [", &Surroundings { arguments: arguments(), ..Default::default() });
+        PROGRAM.spawn("buckets: [", &Surroundings { arguments: arguments(), ..Default::default() });
     assert_eq!(refused.exit().await.code(), Some(1));
     assert!(refused.log_text().contains("may be written by others"), "{}", refused.log_text());
 
     // As its owner's own file it is served, and the status says that the file is another one.
     fs::set_permissions(&history, fs::Permissions::from_mode(0o600)).expect("set");
     let mut second =
-        Proxy::spawn("buckets: [", &Surroundings { arguments: arguments(), ..Default::default() });
+        PROGRAM.spawn("buckets: [", &Surroundings { arguments: arguments(), ..Default::default() });
     second.address = first.address;
     let url = second.url("/readyz");
     eventually("the last good one is served", async || http().get(&url).send().await.ok()).await;

@@ -1,14 +1,17 @@
 //! The checkers can fail: each is run against a program that is broken on purpose.
 
-use crate::harness::*;
+use kit::traffic::{Traffic, coloured, coloured_store, flip};
+use kit::*;
+
 use crate::reload_honesty::counters_add_up;
-use crate::reload_switch::{Traffic, coloured, coloured_store, flip, is_prompt_while_idle};
+use crate::reload_switch::is_prompt_while_idle;
 use crate::reload_triggers::slow_write_is_one_generation;
+use crate::stack::{PROGRAM, Stack};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_pointers_in_a_row_are_caught() {
     let store = coloured_store().await;
-    let proxy = Proxy::start(&coloured(0, &store)).await;
+    let proxy = PROGRAM.start(&coloured(0, &store)).await;
     proxy.fault("two pointers");
     let traffic = Traffic::start(&proxy, 6);
     flip(&proxy, &store, &traffic.confirmed, 200, 0).await;

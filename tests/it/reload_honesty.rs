@@ -4,11 +4,12 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
+use kit::raw::Raw;
+use kit::*;
 use serde_json::{Value, json};
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use crate::harness::raw::Raw;
-use crate::harness::*;
+use crate::stack::{PROGRAM, Stack};
 
 fn at_prefix(stack: &Stack, prefix: &str) -> String {
     Stack::config(&stack.store, "").replace("/photos", prefix)
@@ -200,7 +201,7 @@ async fn g40_the_last_good_configuration_is_served_when_asked_for() {
         arguments: vec!["--resume".to_owned(), history.to_str().expect("plain").to_owned()],
         ..Default::default()
     };
-    let mut first = Proxy::start(&format!("{JWT}buckets: []\n")).await;
+    let mut first = PROGRAM.start(&format!("{JWT}buckets: []\n")).await;
     for prefix in ["/one", "/two"] {
         first.write_config(&config(prefix));
         assert_eq!(first.reload(&admin_token()).await.0, 200);
@@ -219,7 +220,7 @@ async fn g40_the_last_good_configuration_is_served_when_asked_for() {
 
     // The file is invalid, and its secret is gone.
     drop(secrets);
-    let mut second = Proxy::spawn("buckets: [", &surroundings());
+    let mut second = PROGRAM.spawn("buckets: [", &surroundings());
     // The port, too, is the last good one.
     second.address = first.address;
     let url = second.url("/readyz");
@@ -238,12 +239,12 @@ async fn g40_the_last_good_configuration_is_served_when_asked_for() {
     assert_eq!(earlier.iter().filter(|attempt| attempt["outcome"] == "refused").count(), 1, "{earlier:?}");
     assert_eq!(earlier.len(), 3, "the history survives a restart");
     // Without being asked the program does not start, and with a history that was tampered with neither.
-    let mut third = Proxy::spawn("buckets: [", &Surroundings::default());
+    let mut third = PROGRAM.spawn("buckets: [", &Surroundings::default());
     assert_eq!(third.exit().await.code(), Some(1));
     let text = fs::read_to_string(&history).expect("a text");
     let tampered = text.replacen("\"file\":\"", "\"file\":\"AAAA", 1);
     proxy::write(&history, &tampered);
-    let mut fourth = Proxy::spawn("buckets: [", &surroundings());
+    let mut fourth = PROGRAM.spawn("buckets: [", &surroundings());
     assert_eq!(fourth.exit().await.code(), Some(1));
 }
 
@@ -264,7 +265,7 @@ async fn g41_the_endpoints_are_never_open() {
         (format!("jwt: {{ enabled: false, secret: {} }}\n{buckets}", token::SECRET), 403, 403),
         (format!("{JWT}{buckets}"), 401, 403),
     ] {
-        let proxy = Proxy::start(&config).await;
+        let proxy = PROGRAM.start(&config).await;
         for (method, path) in paths {
             let bearer = format!("Bearer {}", token(json!({ "role": "reader" })));
             let length = ("Content-Length", "0");
@@ -325,7 +326,7 @@ async fn the_effective_configuration_can_be_looked_at() {
             && !text.contains(store::ACCESS_KEY)
     );
     let printed =
-        proxy::run(&["config", "show", "--config", stack.proxy.config_path().to_str().expect("plain")]);
+        PROGRAM.run(&["config", "show", "--config", stack.proxy.config_path().to_str().expect("plain")]);
     assert_eq!(String::from_utf8_lossy(&printed.stdout), text, "the same as the command prints");
     let earlier = stack.proxy.get_as("/admin/config?generation=1", &admin_token()).await;
     assert!(earlier.text().await.expect("a text").contains("path_prefix: /photos"));
@@ -415,7 +416,7 @@ async fn a_webhook_goes_to_its_address_and_nowhere_else() {
         .map(|name| (name.to_owned(), elsewhere.url()))
         .to_vec();
     let config = format!("reload: {{ notify: {{ url: \"{}\" }} }}\n{JWT}buckets: []\n", receiver.url());
-    let proxy = Proxy::start_in(&config, Surroundings { environment, ..Default::default() }).await;
+    let proxy = PROGRAM.start_in(&config, Surroundings { environment, ..Default::default() }).await;
     proxy.write_config("buckets: 1");
     assert_eq!(proxy.reload(&admin_token()).await.0, 400);
     eventually("the redirect is told", async || {
@@ -435,7 +436,7 @@ async fn who_may_try_a_text_reads_neither_files_nor_the_environment() {
     ];
     let config = format!("{JWT}buckets:\n{}", bucket("photos", "/photos", &store, PUBLIC));
     let surroundings = Surroundings { environment, ..Default::default() };
-    let proxy = Proxy::start_in(&config, surroundings).await;
+    let proxy = PROGRAM.start_in(&config, surroundings).await;
     let file = proxy.folder.path().join("planted");
     proxy::write(&file, "planted-in-a-file");
     let references = format!("[\"${{PLANTED}}\", \"x${{file:{}}}\"]", file.display());

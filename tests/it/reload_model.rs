@@ -2,11 +2,12 @@
 
 use std::fs;
 
+use kit::*;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, TestRunner};
 
-use crate::harness::*;
+use crate::stack::Stack;
 
 #[derive(Debug, Clone)]
 enum Step {

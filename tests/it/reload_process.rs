@@ -4,15 +4,17 @@ use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::harness::raw::Raw;
-use crate::harness::*;
+use kit::raw::Raw;
+use kit::*;
+
+use crate::stack::{PROGRAM, Stack};
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn g23_a_hangup_before_readiness_is_applied_after_it() {
     let store = Store::start().await;
     for _ in 0..10 {
-        let mut proxy = Proxy::spawn(&Stack::config(&store, ""), &Surroundings::default());
+        let mut proxy = PROGRAM.spawn(&Stack::config(&store, ""), &Surroundings::default());
         // Before `main`, while the kernel and the loader work, no program can catch anything.
         let status = format!("/proc/{}/status", proxy.pid());
         eventually("SIGHUP is caught", async || {
@@ -67,8 +69,9 @@ async fn g45_systemd_hears_of_every_reload_and_its_outcome() {
     let store = Store::start().await;
     store.put("photos", "cat.jpg", "a cat");
     let environment = vec![("NOTIFY_SOCKET".to_owned(), manager.path.clone())];
-    let mut proxy =
-        Proxy::start_in(&Stack::config(&store, ""), Surroundings { environment, ..Default::default() }).await;
+    let mut proxy = PROGRAM
+        .start_in(&Stack::config(&store, ""), Surroundings { environment, ..Default::default() })
+        .await;
     let ready = manager.hear();
     assert!(ready.contains("READY=1") && ready.contains("STATUS=generation 1 is in service"), "{ready}");
     for (config, status) in [
@@ -87,7 +90,7 @@ async fn g45_systemd_hears_of_every_reload_and_its_outcome() {
     }
     // The verdict of a reload is the exit code of the command.
     let command = |proxy: &Proxy| {
-        let mut command = Command::new(proxy::PROGRAM);
+        let mut command = PROGRAM.command();
         command.args(["reload", "--config"]).arg(proxy.config_path()).output().expect("the program starts")
     };
     assert_eq!(command(&proxy).status.code(), Some(1));
@@ -107,7 +110,7 @@ async fn g45_the_watchdog_is_fed_when_it_is_asked_for() {
         ("NOTIFY_SOCKET".to_owned(), manager.path.clone()),
         ("WATCHDOG_USEC".to_owned(), "200000".to_owned()),
     ];
-    let _proxy = Proxy::start_in("buckets: []", Surroundings { environment, ..Default::default() }).await;
+    let _proxy = PROGRAM.start_in("buckets: []", Surroundings { environment, ..Default::default() }).await;
     let mut signs = 0;
     let mut buffer = [0; 4096];
     while signs < 5 {
@@ -125,7 +128,7 @@ async fn g46_a_hangup_reaches_process_1() {
     proxy::write(&path, &format!("server: {{ address: 127.0.0.1, port: {port} }}\n{JWT}buckets: []\n"));
     let mut unshare = Command::new("unshare")
         .args(["--map-root-user", "--fork", "--pid", "--mount-proc", "--kill-child"])
-        .arg(proxy::PROGRAM)
+        .arg(PROGRAM.path())
         .arg("--config")
         .arg(&path)
         .stderr(std::process::Stdio::null())
@@ -185,7 +188,8 @@ async fn g48_a_new_process_takes_the_listeners_over_without_a_refused_connection
     assert_eq!(old.get("/photos/cat.jpg").await.status(), 200);
 
     let log = std::fs::File::create(old.folder.path().join("new.log")).expect("created");
-    let mut new = Command::new(proxy::PROGRAM)
+    let mut new = PROGRAM
+        .command()
         .args(["--upgrade", "--config"])
         .arg(old.config_path())
         .stderr(log)

@@ -2,10 +2,11 @@
 
 use std::fs;
 
+use kit::raw::Raw;
+use kit::*;
 use serde_json::json;
 
-use crate::harness::raw::Raw;
-use crate::harness::*;
+use crate::stack::{PROGRAM, Stack};
 
 #[tokio::test]
 async fn g08_no_invalid_file_disturbs_the_running_configuration() {
@@ -149,7 +150,7 @@ async fn g11_what_was_validated_is_what_runs() {
     let (_, answer) = stack.proxy.post("/admin/reload?dry_run=true").await;
     let digest = answer["digest"].as_str().expect("a text").to_owned();
     let printed =
-        proxy::run(&["config", "validate", stack.proxy.config_path().to_str().expect("plain")]).stdout;
+        PROGRAM.run(&["config", "validate", stack.proxy.config_path().to_str().expect("plain")]).stdout;
     assert!(
         String::from_utf8_lossy(&printed).contains(&digest),
         "the same bytes have the same digest everywhere"

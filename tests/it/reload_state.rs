@@ -1,12 +1,12 @@
 //! What survives a reload and what goes: G25 to G32 of the promises in `docs/CONFIG_RELOAD.md`; and
 //! ports that move.
 
+use kit::raw::{self, Raw};
+use kit::*;
 use serde_json::json;
 use tokio::io::AsyncReadExt;
 
-use crate::faults::certificate;
-use crate::harness::raw::{self, Raw};
-use crate::harness::*;
+use crate::stack::{PROGRAM, Stack};
 
 #[tokio::test]
 async fn g25_a_thousand_reloads_of_other_parts_make_no_new_connection() {
@@ -28,13 +28,13 @@ async fn g25_a_thousand_reloads_of_other_parts_make_no_new_connection() {
 
 #[tokio::test]
 async fn g26_a_connection_made_under_other_trust_is_not_used() {
-    let (acceptor, pem) = certificate(&["127.0.0.1"]);
-    let (_, other_pem) = certificate(&["127.0.0.1"]);
+    let (acceptor, pem) = certificate::self_signed(&["127.0.0.1"]);
+    let (_, other_pem) = certificate::self_signed(&["127.0.0.1"]);
     let store = Store::with(store::Options { tls: Some(acceptor), ..Default::default() }).await;
     store.put("photos", "cat.jpg", "a cat");
     // Each thread has connections of its own.
     let server = format!("server: {{ address: 127.0.0.1, port: {{port}}, threads: 1 }}\n{JWT}");
-    let proxy = Proxy::start(&format!("{server}buckets: []")).await;
+    let proxy = PROGRAM.start(&format!("{server}buckets: []")).await;
     let ca = proxy.folder.path().join("ca.pem");
     let endpoint = format!("https://{}", store.address);
     let bucket = bucket_at("photos", "/photos", &endpoint, PUBLIC).replace("s3: {", "s3: { ca_file: ca.pem,");
@@ -180,7 +180,7 @@ async fn ports_move_without_a_restart_and_connections_finish() {
     assert!(answer.contains(&format!("cannot listen on 127.0.0.1:{taken}")), "{answer}");
     assert_eq!(raw::ask(traffic, "GET", "/photos/cat.jpg").await.status, 200);
     // No process can take a share of our port unnoticed.
-    let mut second = Proxy::spawn(&moved("0.0.0.0", traffic.port()), &Surroundings::default());
+    let mut second = PROGRAM.spawn(&moved("0.0.0.0", traffic.port()), &Surroundings::default());
     assert_eq!(second.exit().await.code(), Some(1));
     assert!(second.log_text().contains("cannot listen on"), "{}", second.log_text());
 }

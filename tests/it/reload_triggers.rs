@@ -6,11 +6,12 @@ use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use kit::raw::Raw;
+use kit::token::SECRET;
+use kit::*;
 use serde_json::json;
 
-use crate::harness::raw::Raw;
-use crate::harness::token::SECRET;
-use crate::harness::*;
+use crate::stack::{PROGRAM, Stack};
 
 /// A proxy that watches its file, with a prefix to tell contents apart.
 async fn watching() -> Stack {
@@ -453,7 +454,7 @@ async fn a_file_that_is_mounted_alone_is_reported() {
             "mount --bind \"$0\" \"$1\" && exec \"$2\" --config \"$1\"",
         ])
         .args([&outside, &inside])
-        .arg(proxy::PROGRAM)
+        .arg(PROGRAM.path())
         .stderr(log)
         .spawn()
         .expect("unshare starts");

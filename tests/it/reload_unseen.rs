@@ -3,13 +3,14 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
+use kit::authority::Mode;
+use kit::issuer::{Issuer, SigningKey, key_set};
+use kit::proxy::free_port;
+use kit::*;
 use serde_json::json;
 use tokio::net::TcpStream;
 
-use crate::harness::authority::Mode;
-use crate::harness::issuer::{Issuer, SigningKey, key_set};
-use crate::harness::proxy::free_port;
-use crate::harness::*;
+use crate::stack::{PROGRAM, Stack};
 
 /// The ways in which a run may fail, each with the text of the configuration, the fault on demand and the
 /// status of the answer. `next` is the whole configuration but for its first line.
@@ -45,7 +46,7 @@ async fn a_refused_reload_touches_no_name_no_issuer_no_credentials_and_no_port()
     let environment = Authority::container(&authority);
     let surroundings = Surroundings { hosts: Some(hosts.to_owned()), environment, ..Default::default() };
     let in_service = format!("reload: {{ deadline_seconds: 1 }}\n{JWT}buckets:\n{photos}");
-    let proxy = Proxy::start_in(&in_service, surroundings).await;
+    let proxy = PROGRAM.start_in(&in_service, surroundings).await;
     assert_eq!(proxy.get("/photos/cat.jpg").await.status(), 200);
 
     // The name goes away, so that only its last addresses are left.

@@ -1,10 +1,11 @@
 //! Reloading: what takes effect, what does not, what is said, and that no request notices.
 
+use kit::raw::Raw;
+use kit::token::{SECRET, now, raw_token};
+use kit::*;
 use serde_json::{Value, json};
 
-use crate::harness::raw::Raw;
-use crate::harness::token::{SECRET, now, raw_token};
-use crate::harness::*;
+use crate::stack::{PROGRAM, Stack};
 
 #[tokio::test]
 async fn a_post_and_a_hangup_do_the_same() {
@@ -41,7 +42,7 @@ async fn an_invalid_file_changes_nothing_and_everybody_reads_the_same_text() {
     assert_eq!(answer["status"], "error");
     assert_eq!(answer["message"], "Configuration reload failed");
     assert_eq!(answer["error"], "Duplicate path_prefix '/api' found in buckets: bucket1, bucket2");
-    let output = proxy::run(&["--validate", "--config", stack.proxy.config_path().to_str().expect("plain")]);
+    let output = PROGRAM.run(&["--validate", "--config", stack.proxy.config_path().to_str().expect("plain")]);
     let printed = String::from_utf8(output.stderr).expect("a text");
     let lines: Vec<&str> =
         answer["errors"].as_array().expect("a list").iter().filter_map(Value::as_str).collect();
@@ -88,7 +89,7 @@ async fn the_very_next_request_uses_what_changed() {
     second.put("photos", "cat.jpg", "second");
     second.put("pictures", "cat.jpg", "pictures");
     let config = |photos: String| format!("{JWT}buckets:\n{photos}");
-    let proxy = Proxy::start(&config(bucket("photos", "/photos", &first, PUBLIC))).await;
+    let proxy = PROGRAM.start(&config(bucket("photos", "/photos", &first, PUBLIC))).await;
     let mut raw = Raw::connect(proxy.address).await;
     assert_eq!(raw.ask("GET", "/photos/cat.jpg", &[]).await.body, b"first");
 

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use kit::issuer::{Issuer, SigningKey, key_set};
+use kit::token::now;
+use kit::*;
 use serde_json::json;
 use tokio::sync::{RwLock, watch};
 
-use crate::harness::issuer::{Issuer, SigningKey, key_set};
-use crate::harness::token::now;
-use crate::harness::*;
+use crate::stack::PROGRAM;
 
 const READERS: usize = 4;
 
@@ -83,7 +84,7 @@ buckets:
     };
     let mut secret = Secret::new(0);
     let surroundings = Surroundings { environment: authority.container(), ..Default::default() };
-    let proxy = Proxy::start_in(&config(&[&secret]), surroundings).await;
+    let proxy = PROGRAM.start_in(&config(&[&secret]), surroundings).await;
 
     let tokens = Arc::new(RwLock::new([secret.token(), published.token(json!({}))]));
     let (stop, stopped) = watch::channel(false);

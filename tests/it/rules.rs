@@ -1,9 +1,10 @@
 //! Who may read which part of a bucket: rules, folders of one's own.
 
+use kit::raw::{Raw, ask};
+use kit::*;
 use serde_json::json;
 
-use crate::harness::raw::{Raw, ask};
-use crate::harness::*;
+use crate::stack::{PROGRAM, Stack};
 
 /// A store with some objects, and a proxy that serves them at `/files` under an `auth` block.
 async fn stack(objects: &[&str], more: &str, auth: &str) -> Stack {
@@ -11,7 +12,7 @@ async fn stack(objects: &[&str], more: &str, auth: &str) -> Stack {
     for key in objects {
         store.put("files", key, key);
     }
-    let proxy = Proxy::start(&config(&store, more, auth)).await;
+    let proxy = PROGRAM.start(&config(&store, more, auth)).await;
     Stack { store, proxy }
 }
 
@@ -177,7 +178,7 @@ fn from_networks(store: &Store, trusted: &str) -> String {
 async fn a_bucket_is_read_from_its_networks_only() {
     let store = Store::start().await;
     store.put("files", "a", "a");
-    let proxy = Proxy::start(&from_networks(&store, "[127.0.0.0/8, 10.0.0.0/8]")).await;
+    let proxy = PROGRAM.start(&from_networks(&store, "[127.0.0.0/8, 10.0.0.0/8]")).await;
     let stack = Stack { store, proxy };
     for (forwarded, status, client) in [
         (&["192.0.2.1"][..], 200, Some("192.0.2.1")),
@@ -202,7 +203,7 @@ async fn a_bucket_is_read_from_its_networks_only() {
 async fn a_forged_address_changes_nothing() {
     let store = Store::start().await;
     store.put("files", "a", "a");
-    let proxy = Proxy::start(&from_networks(&store, "[10.0.0.0/8]")).await;
+    let proxy = PROGRAM.start(&from_networks(&store, "[10.0.0.0/8]")).await;
     let stack = Stack { store, proxy };
     for forwarded in ["192.0.2.1", "10.0.0.1", "192.0.2.1, 10.0.0.1", "127.0.0.1", "nonsense"] {
         let (status, client, asked) = read_as(&stack, "/files/a", &[forwarded]).await;
@@ -217,7 +218,7 @@ async fn a_forged_address_changes_nothing() {
 /// What `yatagarasu sign` prints, or its complaint.
 fn sign(proxy: &Proxy, arguments: &[&str]) -> Result<String, String> {
     let config = proxy.config_path();
-    let output = proxy::run(&[&["sign", "--config", config.to_str().expect("plain")], arguments].concat());
+    let output = PROGRAM.run(&[&["sign", "--config", config.to_str().expect("plain")], arguments].concat());
     let text = |bytes| String::from_utf8(bytes).expect("a text").trim_end().to_owned();
     if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
 }

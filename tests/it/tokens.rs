@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use jsonwebtoken::{Algorithm, EncodingKey};
+use kit::raw::Raw;
+use kit::token::{SECRET, now, raw_token, signed};
+use kit::*;
 use rcgen::{KeyPair, PublicKeyData};
 use serde_json::{Value, json};
 
-use crate::harness::raw::Raw;
-use crate::harness::token::{SECRET, now, raw_token, signed};
-use crate::harness::*;
+use crate::stack::{PROGRAM, Stack};
 
 /// Reads the private object and says what came, status and reason in the log.
 async fn read(proxy: &Proxy, token: &str) -> (u16, String) {
@@ -179,7 +180,7 @@ async fn claims_of_all_tokens_and_of_the_bucket_must_hold() {
         "jwt: {{ secret: {SECRET}, claims: [{{ claim: groups, operator: contains, value: staff }}] }}"
     );
     let proxy =
-        Proxy::start(&format!("{jwt}\nbuckets:\n{}", bucket("papers", "/papers", &store, rule))).await;
+        PROGRAM.start(&format!("{jwt}\nbuckets:\n{}", bucket("papers", "/papers", &store, rule))).await;
     for (claims, status) in [
         (json!({ "groups": ["staff"], "clearance": { "level": 3 } }), 200),
         (json!({ "groups": ["staff"], "clearance": { "level": 2 } }), 403),
@@ -305,7 +306,7 @@ async fn a_public_key_that_does_not_fit_is_an_error() {
         ("PS512", &small, "2048"),
     ] {
         proxy::write(&path, &format!("{}buckets: []\n", jwt_block(algorithm, pem)));
-        let output = proxy::run(&["--validate", "--config", path.to_str().expect("plain")]);
+        let output = PROGRAM.run(&["--validate", "--config", path.to_str().expect("plain")]);
         let printed = String::from_utf8(output.stderr).expect("a text");
         assert_eq!(output.status.code(), Some(1), "{algorithm} with {pem}");
         assert!(
@@ -327,7 +328,7 @@ async fn jwt_switched_off_opens_the_buckets_and_closes_the_endpoints() {
 #[tokio::test]
 async fn without_a_jwt_block_the_endpoints_are_closed() {
     let store = Store::start().await;
-    let proxy = Proxy::start(&format!("buckets:\n{}", bucket("photos", "/photos", &store, PUBLIC))).await;
+    let proxy = PROGRAM.start(&format!("buckets:\n{}", bucket("photos", "/photos", &store, PUBLIC))).await;
     assert_eq!(proxy.reload(&admin_token()).await.0, 403);
     assert_eq!(proxy.get_as("/admin/status", &admin_token()).await.status(), 403);
     assert_eq!(proxy.metric("config_generation").await, 1.0);

@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
-use super::store::serve;
+use crate::store::serve;
 
 /// In the address of every service.
 pub const QUERY_SECRET: &str = "a-planted-secret";

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::store::{Key, Keys};
+use crate::store::{Key, Keys};
 
 /// What an instance of the metadata service wants to see.
 const IMDS_TOKEN: &str = "a-token-of-the-metadata-service";
@@ -108,7 +108,7 @@ async fn serve(mut stream: TcpStream, state: Arc<Mutex<State>>) {
             Mode::Issue | Mode::Answer(_) => {
                 state.lock().expect("no panic while issuing").answer(&what, &head, &form)
             }
-            Mode::Hang => return super::faulty::swallow(stream).await,
+            Mode::Hang => return crate::faulty::swallow(stream).await,
         };
         state.lock().expect("no panic while issuing").asked.push(Asked { what, head, form, issued });
         if stream.write_all(answer.as_bytes()).await.is_err() {

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
 
-/// As in [`super::JWT`].
+/// As in [`crate::JWT`].
 pub const SECRET: &str = "a-secret-of-at-least-32-characters";
 
 pub fn now() -> u64 {

@@ -9,8 +9,8 @@ use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
-use super::faulty::{Faulty, read_request};
-use super::token::now;
+use crate::faulty::{Faulty, read_request};
+use crate::token::now;
 
 /// A key pair on P-256, under a `kid`.
 pub struct SigningKey {

@@ -2,40 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, Command, ExitStatus};
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use reqwest::Response;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{eventually, http};
-
-pub const PROGRAM: &str = env!("CARGO_BIN_EXE_yatagarasu");
-
-/// A port that nothing listens on now, and that no other test of this run gets. It lies below those that
-/// the kernel gives to clients, or a connection could take it before the program binds it.
-pub fn free_port() -> u16 {
-    const FIRST: u16 = 10_000;
-    const PORTS: u16 = 20_000;
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let start = std::process::id().wrapping_mul(37) as u16 % PORTS;
-    for _ in 0..PORTS {
-        let port = FIRST + (start + NEXT.fetch_add(1, Ordering::Relaxed) % PORTS) % PORTS;
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            return port;
-        }
-    }
-    panic!("no free port below those of clients");
-}
-
-/// The program with arguments, run to its end.
-pub fn run(arguments: &[&str]) -> Output {
-    Command::new(PROGRAM).args(arguments).env_clear().output().expect("the program starts")
-}
+use crate::{eventually, http};
 
 pub struct Proxy {
     pub address: SocketAddr,
@@ -43,89 +20,8 @@ pub struct Proxy {
     child: Child,
 }
 
-/// How the process is started, beside its configuration.
-#[derive(Default)]
-pub struct Surroundings {
-    pub environment: Vec<(String, String)>,
-    /// Beside `--config`.
-    pub arguments: Vec<String>,
-    /// Replaces `/etc/hosts` for this process. Linux only.
-    pub hosts: Option<String>,
-    /// The limit of open files.
-    pub open_files: Option<u32>,
-    /// The only name server of this process; needs `hosts`.
-    pub name_server: Option<IpAddr>,
-}
-
 impl Proxy {
-    /// Starts the program with a configuration. `config` may say `{port}` where the traffic port
-    /// belongs; without a `server` block it gets one.
-    pub async fn start(config: &str) -> Self {
-        Self::start_in(config, Surroundings::default()).await
-    }
-
-    pub async fn start_in(config: &str, surroundings: Surroundings) -> Self {
-        // A port that was free may be taken by another test before the program binds it.
-        for _ in 0..5 {
-            let mut proxy = Self::spawn(config, &surroundings);
-            let url = proxy.url("/readyz");
-            let ready = eventually("the proxy is ready or has ended", async || {
-                if matches!(proxy.child.try_wait(), Ok(Some(_))) {
-                    return Some(false);
-                }
-                http().get(&url).send().await.ok().map(|response| response.status() == 200)
-            });
-            if ready.await {
-                return proxy;
-            }
-            assert!(proxy.log_text().contains("cannot listen"), "the proxy ended: {}", proxy.log_text());
-        }
-        panic!("no free port after five attempts");
-    }
-
-    /// Starts the program and does not wait for it.
-    pub fn spawn(config: &str, surroundings: &Surroundings) -> Self {
-        let folder = TempDir::new().expect("a temporary folder");
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
-        let path = folder.path().join("config.yaml");
-        write(&path, &with_port(config, address.port()));
-        let log = fs::File::create(folder.path().join("log")).expect("created");
-        let mut command = match (&surroundings.hosts, surroundings.open_files) {
-            (None, None) => Command::new(PROGRAM),
-            (None, Some(files)) => {
-                let mut command = Command::new("sh");
-                command.args(["-c", "ulimit -n \"$0\" && exec \"$@\"", &files.to_string(), PROGRAM]);
-                command
-            }
-            (Some(hosts), _) => {
-                let path = folder.path().join("hosts");
-                fs::write(&path, hosts).expect("written");
-                let mut command = Command::new("unshare");
-                command.args(["--map-root-user", "--mount", "sh", "-c"]);
-                let mut script = "mount --bind \"$0\" /etc/hosts && exec \"$@\"".to_owned();
-                if let Some(server) = surroundings.name_server {
-                    let path = folder.path().join("resolv.conf");
-                    let options = "options timeout:30 attempts:1";
-                    fs::write(&path, format!("nameserver {server}\n{options}\n")).expect("written");
-                    script = format!("mount --bind {} /etc/resolv.conf && {script}", path.display());
-                }
-                command.arg(script).arg(path).arg(PROGRAM);
-                command
-            }
-        };
-        let environment = surroundings.environment.iter().map(|(name, value)| (name, value));
-        let child = command
-            .arg("--config")
-            .arg(&path)
-            .args(&surroundings.arguments)
-            .env_clear()
-            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-            .env("YATAGARASU_FAULT_FILE", folder.path().join("fault"))
-            .envs(environment)
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("the program starts");
+    pub(crate) fn new(address: SocketAddr, folder: TempDir, child: Child) -> Self {
         Self { address, folder, child }
     }
 
@@ -171,14 +67,14 @@ impl Proxy {
 
     /// An operator's request with a token of its own.
     pub async fn send(&self, request: reqwest::RequestBuilder) -> (u16, Value) {
-        let response = request.bearer_auth(super::admin_token()).send().await.expect("an answer");
+        let response = request.bearer_auth(crate::admin_token()).send().await.expect("an answer");
         let status = response.status().as_u16();
         (status, json(response).await)
     }
 
     /// `GET /admin/status`
     pub async fn status(&self) -> Value {
-        json(self.get_as("/admin/status", &super::admin_token()).await).await
+        json(self.get_as("/admin/status", &crate::admin_token()).await).await
     }
 
     pub async fn generation(&self) -> u64 {
@@ -291,8 +187,24 @@ impl Drop for Proxy {
     }
 }
 
+/// A port that nothing listens on now, and that no other test of this run gets. It lies below those that
+/// the kernel gives to clients, or a connection could take it before the program binds it.
+pub fn free_port() -> u16 {
+    const FIRST: u16 = 10_000;
+    const PORTS: u16 = 20_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = std::process::id().wrapping_mul(37) as u16 % PORTS;
+    for _ in 0..PORTS {
+        let port = FIRST + (start + NEXT.fetch_add(1, Ordering::Relaxed) % PORTS) % PORTS;
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no free port below those of clients");
+}
+
 /// Gives a configuration the port, in a `server` block of its own when it has none.
-fn with_port(config: &str, port: u16) -> String {
+pub(crate) fn with_port(config: &str, port: u16) -> String {
     let has_server = config.lines().any(|line| line.starts_with("server:"));
     let server = if has_server { "" } else { "server: { address: 127.0.0.1, port: {port} }\n" };
     format!("{server}{config}").replace("{port}", &port.to_string())

@@ -1,20 +1,30 @@
 //! What every test stands on: the real program, a real store, clients, and patience with a deadline.
 
+#![allow(
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that fails by a panic is a test that works"
+)]
+
 pub mod authority;
+pub mod certificate;
 pub mod decider;
 pub mod faulty;
 pub mod issuer;
+pub mod program;
 pub mod proxy;
 pub mod raw;
 pub mod store;
 pub mod token;
+pub mod traffic;
 
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 pub use authority::Authority;
 pub use decider::{Decider, Reply};
-pub use proxy::{Proxy, Surroundings};
+pub use program::{Program, Surroundings};
+pub use proxy::Proxy;
 pub use store::Store;
 pub use token::{admin_token, token};
 
@@ -64,34 +74,6 @@ pub fn bucket_at(name: &str, prefix: &str, endpoint: &str, more: &str) -> String
 
 pub const PUBLIC: &str = "auth: { enabled: false }";
 pub const PRIVATE: &str = "auth: { enabled: true }";
-
-/// A store with a public bucket `photos` at `/photos` and a private one `papers` at `/papers`.
-pub struct Stack {
-    pub store: Store,
-    pub proxy: Proxy,
-}
-
-impl Stack {
-    pub async fn start() -> Self {
-        Self::with("").await
-    }
-
-    /// `more` goes to the top level of the configuration.
-    pub async fn with(more: &str) -> Self {
-        let store = Store::start().await;
-        store.put("photos", "cat.jpg", "a cat");
-        store.put("papers", "plan.txt", "a plan");
-        let proxy = Proxy::start(&Self::config(&store, more)).await;
-        Self { store, proxy }
-    }
-
-    pub fn config(store: &Store, more: &str) -> String {
-        let jwt = if more.contains("jwt:") { "" } else { JWT };
-        let photos = bucket("photos", "/photos", store, PUBLIC);
-        let papers = bucket("papers", "/papers", store, PRIVATE);
-        format!("{more}\n{jwt}buckets:\n{photos}{papers}")
-    }
-}
 
 /// Fails unless the answer is an S3 error document with this status and code, and a request id.
 pub async fn assert_s3_error(response: reqwest::Response, status: u16, code: &str) {
