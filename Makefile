@@ -11,7 +11,7 @@ help: ## List the targets
 setup: ## Install what is missing to build; silent when nothing is
 	@scripts/setup.sh
 
-# Both in one build: the program then shares its dependencies with the tests.
+# One build for both, so that the program shares its dependencies with the tests.
 demo: setup ## Start a store and the proxy, print lines to try; DEMO_ARGS=--check runs them
 	cargo build --locked --bin yatagarasu --example demo
 	cargo run --quiet --locked --example demo -- $(DEMO_ARGS)
@@ -24,20 +24,22 @@ check-docs: setup ## Run the commands of README and docs/getting-started.md and 
 	cargo build --locked --bin yatagarasu --example store
 	scripts/check-docs.py README.md docs/getting-started.md
 
-# What measures memory runs alone.
+# Tests that measure memory run alone.
 test: setup ## Run all tests
 	@scripts/setup.sh ansible-playbook || echo "the tests of deploy/ansible are skipped: no ansible-playbook"
 	cargo test --locked --features faults -- --skip load::
 	cargo test --locked --features faults --test it -- load::
 
-lint: setup ## Check format, lints, documentation and, with cargo-deny, dependencies
+lint: setup ## Check format, lints, documentation and dependencies
+	@scripts/setup.sh cargo-deny
 	cargo fmt --all --check
 	cargo clippy --workspace --locked --all-targets --features faults -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
-	@if command -v cargo-deny >/dev/null; then \
-		set -x; cargo deny --locked check licenses bans sources; \
+	cargo deny --locked check bans licenses sources
+	@if timeout 60 cargo deny --locked fetch db >/dev/null 2>&1; then \
+		set -x; cargo deny --locked check advisories; \
 	else \
-		echo "cargo-deny is not installed: licenses, bans and sources are not checked"; \
+		echo "advisories are not checked: their database cannot be reached"; \
 	fi
 
 check-deploy: setup ## Check the systemd units, the alerts and the manifest with the programs they are for

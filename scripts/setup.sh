@@ -1,11 +1,11 @@
 #!/bin/sh
-# Makes sure that everything `make demo` and `make test` need is there, and the programs that are named
-# as arguments. Silent, quick and without root when it is. What apt-get can install is installed; for the
-# rest it says what to do.
+# Checks that the programs for `make demo` and `make test` are installed, and those named as arguments.
+# If all are, it prints nothing and needs no root. It installs missing programs with apt-get, and
+# cargo-deny with cargo; for Rust itself it prints what to do.
 set -eu
 cd "$(dirname "$0")/.."
 
-# The one place that says which Rust is needed is Cargo.toml.
+# Only Cargo.toml says which version of Rust is needed.
 needed=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 
 fail() {
@@ -16,8 +16,12 @@ fail() {
 [ "$(uname)" = Linux ] || fail "yatagarasu is for Linux only"
 
 missing=
+wants_deny=
 for program in cc cmake make curl "$@"; do
-    command -v "$program" >/dev/null 2>&1 || missing="$missing $program"
+    case $program in
+        cargo-deny) wants_deny=yes ;;
+        *) command -v "$program" >/dev/null 2>&1 || missing="$missing $program" ;;
+    esac
 done
 
 if [ -n "$missing" ]; then
@@ -51,6 +55,12 @@ rustup="install Rust $needed or later: see https://rustup.rs, or run: rustup too
 command -v cargo >/dev/null 2>&1 || fail "cargo is missing; $rustup"
 command -v rustc >/dev/null 2>&1 || fail "rustc is missing; $rustup"
 found=$(rustc --version | cut -d ' ' -f 2)
-# `rustc 1.100` is newer than `rustc 1.95`, so a comparison of numbers and not of texts.
+# Compares numbers, because `rustc 1.100` is newer than `rustc 1.95`.
 lowest=$(printf '%s\n%s\n' "$needed" "$found" | sort -t . -k 1,1n -k 2,2n | head -n 1)
 [ "$lowest" = "$needed" ] || fail "rustc is $found; $rustup"
+
+# Built without link-time optimisation, because it runs for seconds and would take minutes more to build.
+if [ -n "$wants_deny" ] && ! cargo deny --version >/dev/null 2>&1; then
+    CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
+        cargo install --quiet --locked cargo-deny --version 0.20.2
+fi
