@@ -19,7 +19,7 @@ demo: setup ## Start a store and the proxy, print lines to try; DEMO_ARGS=--chec
 store: setup ## Start the store alone, on port 9000
 	cargo run --quiet --locked --example store
 
-check-docs: setup ## Run the commands of README and docs/getting-started.md and compare what they print
+check-docs: setup ## Run the commands of README and docs/getting-started.md; compare output and quoted code
 	@scripts/setup.sh python3 openssl
 	cargo build --locked --bin yatagarasu --example store
 	scripts/check-docs.py README.md docs/getting-started.md

@@ -5,6 +5,9 @@ own, and compares what comes with what the document shows: check-docs.py FILE...
 A line that begins with `$ ` is typed, with the lines of its here-document; what follows, up to the next one,
 must come in this order, among other lines. `…` stands for anything. Nothing is downloaded, and where the
 system allows it the network is loopback alone, so the ports in the documents are free.
+
+A `rust` block that names a file must be a part of that file, apart from indentation. This is checked in the
+documents below docs/.
 """
 
 import os
@@ -23,9 +26,9 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 PROGRAM = Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target")).resolve() / "debug/yatagarasu"
 
-# Each is a step of .ci/run by itself.
+# Commands that .ci/run runs as steps of their own.
 ELSEWHERE = {"make demo", "make demo DEMO_ARGS=--check", "make test"}
-# A release build takes minutes and shows nothing about the document; the debug build is at hand.
+# Installed from the debug build instead: a release build takes minutes and shows nothing about the document.
 INSTALL = "cargo install --locked --path ."
 
 PATIENCE = 60.0
@@ -63,20 +66,31 @@ def missing(expected, output):
     return None
 
 
+def are_quotes_exact(document):
+    """Whether every block that names a source file is a part of that file."""
+    for name, block in re.findall(r"^```rust (\S+)\n(.*?)^```$", document.read_text(), re.M | re.S):
+        source = [line.strip() for line in (REPOSITORY / name).read_text().splitlines()]
+        quoted = [line.strip() for line in block.splitlines()]
+        if not any(source[at : at + len(quoted)] == quoted for at in range(len(source))):
+            print(f"{document}: this is not in {name}:", block, sep="\n")
+            return False
+    return True
+
+
 def is_open(port):
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 class Shell:
-    """A bash that is typed into, and the lines that it prints."""
+    """A bash process that gets commands on standard input, and the lines that it prints."""
 
     def __init__(self, home):
         environment = {
             "HOME": str(home),
             "PATH": f"{home}/.cargo/bin:{os.environ['PATH']}",
             "LANG": "C.UTF-8",
-            # They are found below the home otherwise.
+            # Without these variables, cargo and rustup look for their folders below HOME.
             "CARGO_HOME": os.environ.get("CARGO_HOME", str(Path.home() / ".cargo")),
             "RUSTUP_HOME": os.environ.get("RUSTUP_HOME", str(Path.home() / ".rustup")),
             "CARGO_NET_OFFLINE": "true",
@@ -84,7 +98,7 @@ class Shell:
         if "CARGO_TARGET_DIR" in os.environ:
             environment["CARGO_TARGET_DIR"] = os.environ["CARGO_TARGET_DIR"]
         self.bash = subprocess.Popen(
-            # With job control, for `%1`.
+            # `-m` turns job control on, which `%1` needs.
             ["bash", "--noprofile", "--norc", "-m"],
             cwd=REPOSITORY,
             env=environment,
@@ -105,7 +119,7 @@ class Shell:
         return self.lines.get(timeout=max(0.01, deadline - time.monotonic()))
 
     def run(self, command, expected):
-        """What a command prints, and for a background one what it prints until all that is expected came."""
+        """Output of a command; of a background command, until all expected lines came."""
         closed = [port for port in PORTS if not is_open(port)]
         in_background = command.endswith("&")
         deadline = time.monotonic() + PATIENCE
@@ -122,7 +136,7 @@ class Shell:
         while in_background and not any(map(is_open, closed)) and time.monotonic() < deadline:
             time.sleep(0.05)
         if in_background or command.startswith("kill -HUP"):
-            # Its log line is a moment away, and a reader takes longer to type the next line.
+            # A reader takes longer than this to type the next line, and the program writes its log line meanwhile.
             time.sleep(1)
         return output
 
@@ -160,7 +174,7 @@ def check(document):
 
 
 def alone():
-    """Goes on in a network of its own, with loopback and nothing else."""
+    """Continues in a network namespace that has only loopback."""
     prefix = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--net", "--map-root-user"]
     probe = [*prefix, "true"]
     if "ALONE" not in os.environ and subprocess.run(probe, stderr=subprocess.DEVNULL, check=False).returncode == 0:
@@ -170,10 +184,12 @@ def alone():
         import struct
 
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-            # SIOCSIFFLAGS, IFF_UP: loopback begins as down.
+            # SIOCSIFFLAGS with IFF_UP: loopback is down in a new namespace.
             fcntl.ioctl(control, 0x8914, struct.pack("16sh14x", b"lo", 1))
 
 
+if not all([are_quotes_exact(page) for page in sorted(REPOSITORY.glob("docs/**/*.md"))]):
+    sys.exit(1)
 alone()
 started = time.monotonic()
 if not all([check(Path(name)) for name in sys.argv[1:]]):
