@@ -7,27 +7,27 @@
 
 #![warn(unreachable_pub)]
 
-mod commands; //   commands that talk to a running server, and tokens
+mod commands; //   commands: serve, check, show, reload, token, sign
 mod cli; //        the command line as typed
-mod server; //     composition root: listeners, services, shutdown
+mod server; //     composition root: every long-lived part, its start and its end
 mod listen; //     sockets that clients and operators connect to
 mod gateway; //    clients' HTTP: the data path, as Pingora's phases
 mod operators; //  operators' HTTP: reload, status, metrics, health; failed log-ins
-mod answer; //     an HTTP answer of our own
 mod process; //    the process and the operating system: life cycle, signals, systemd
 mod reload; //     the only writer of the live pointer, and what triggers it
-mod identities; //  fetches credentials of the stores, and keeps them fresh
 mod generation; // one immutable configuration in service, and the pointer to it
-mod config; //     from a file to a total configuration
-mod settings; //   from text to trees with places, references and problems; knows no key
-mod limits; //     the limits of connections and headers
+mod config; //     the sum of the sections: from a file to a total configuration
 mod access; //     may this request read this object?
-mod tokens; //     who sends a request: tokens, keys, claims
+mod tokens; //     the sender of a request: tokens, keys, claims, issuers
+mod identities; // credentials of the stores that come from elsewhere, kept fresh
+mod limits; //     the limits of connections and headers
+mod settings; //   from text to trees with places, references and problems; knows no key
 mod net; //        the way to other servers
-mod routing; //    paths and prefixes
 mod s3; //         addressing and signing requests to a store
 mod telemetry; //  metrics, the log, units
-mod deadline; //   until when a run may go on
+mod routing; //    paths and prefixes
+mod answer; //     an HTTP answer of our own
+mod deadline; //   the deadline of a run
 mod secret; //     a secret prints as [redacted]
 mod fault; //      failures on demand, in test builds only
 

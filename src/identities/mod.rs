@@ -1,14 +1,18 @@
-//! Credentials of the stores that come from elsewhere: fetched before a configuration goes into service,
-//! and replaced in the background before they expire.
+//! Fetches the stores' credentials that come from elsewhere: before a configuration goes into service, and
+//! again in the background before they expire.
 //!
-//! Each source of the configuration in service has one task, which alone asks it. What came is given to
-//! every identity of that source, and stays in use while the source fails, until it expires. What only
-//! older generations use is asked no more, and wiped when none of them is alive; identities themselves
-//! are held weakly. Belongs to the process, not to a generation.
+//! Each source in service has one task, and only this task asks the source. Every identity with that
+//! source receives the fetched credentials, and keeps them while the source fails, until they expire. A
+//! source that only older generations use is no longer asked; its credentials are wiped when the last of
+//! these generations has ended.
+//!
+//! The state belongs to the process and is keyed by the source; identities are held weakly. The caller
+//! says which identities a configuration uses, and which sources a generation still uses.
 
 mod fetch;
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -19,48 +23,56 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, error, info, warn};
 
-use crate::config::{Bucket, Config};
-use crate::generation::Live;
 use crate::s3::identity::{Credentials, Identity, Source};
 use crate::s3::sigv4::Signatory;
 use crate::telemetry::metrics::Metrics;
 use fetch::{Failure, Fetcher};
 
-/// How long before they expire credentials are replaced, at most: an instance has new ones five minutes
-/// before, and a source that fails has time to come back.
+/// The longest time before their expiry at which credentials are replaced: an instance has new ones five
+/// minutes before, and a source that fails has time to recover.
 const EARLY: Duration = Duration::from_secs(15 * 60);
 
-/// Between two looks at credentials that do not say when they expire.
+/// The time between two fetches of credentials that name no expiry.
 const LOOK: Duration = Duration::from_secs(5 * 60);
 
-/// After a failure, twice as long with every further one.
+/// The pause after a failure; each further failure doubles it, up to the longest one.
 const RETRY: Duration = Duration::from_secs(1);
 const MAX_RETRY: Duration = Duration::from_secs(60);
 
-/// The longest pause while there are no credentials: every request of the source's buckets gets 503.
+/// The longest pause while there are no credentials, because every request of the source's buckets gets
+/// 503.
 const MAX_RETRY_WITHOUT: Duration = Duration::from_secs(4);
 
-/// Between two looks at whether a source is still used, and at a clock that may be set while a task
-/// sleeps.
+/// The time between two checks whether a source is still used, and of a wall clock that may be set while
+/// a task sleeps.
 const NAP: Duration = Duration::from_secs(5);
 
 /// Fetches credentials and keeps them fresh.
 pub(crate) struct Refresher {
     runtime: Handle,
     fetcher: Fetcher,
-    live: Arc<Live>,
     metrics: Arc<Metrics>,
+    /// Whether a generation that is alive uses a source.
+    is_alive: Box<dyn Fn(&Source) -> bool + Send + Sync>,
     sources: Mutex<HashMap<Source, Kept>>,
 }
 
-/// A source that is asked, or was.
+/// A bucket's use of an identity.
+#[derive(Clone, Copy)]
+pub(crate) struct Use<'c> {
+    /// The bucket's name, for the log.
+    pub(crate) bucket: &'c str,
+    pub(crate) identity: &'c Arc<Identity>,
+}
+
+/// The state of a source.
 struct Kept {
-    /// Whether no generation to come uses it.
+    /// Whether the configuration in service no longer uses the source.
     is_retired: bool,
     identities: Vec<Weak<Identity>>,
-    /// Of buckets that use it, for the log.
+    /// The names of the buckets that use the source, for the log.
     buckets: String,
-    /// Whether the first try has ended.
+    /// Whether the first fetch has ended.
     tried: watch::Sender<bool>,
     task: AbortHandle,
 }
@@ -72,8 +84,8 @@ impl Kept {
         identities.find_map(|identity| identity.signatory(SystemTime::now()))
     }
 
-    /// Gives an identity that has no valid credentials those of the others: a generation that comes back
-    /// has an identity of its own.
+    /// Copies valid credentials to an identity that has none: a generation that a rollback brings back has
+    /// an identity of its own.
     fn lend(&self, identity: &Identity) {
         if identity.signatory(SystemTime::now()).is_none()
             && let Some(known) = self.signatory()
@@ -83,7 +95,7 @@ impl Kept {
     }
 }
 
-/// A failure as it was told.
+/// A failure as it was logged.
 #[derive(PartialEq, Eq)]
 struct Reported {
     error: String,
@@ -91,17 +103,27 @@ struct Reported {
 }
 
 impl Refresher {
-    pub(crate) fn new(runtime: Handle, live: Arc<Live>, metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self { runtime, fetcher: Fetcher::new(), live, metrics, sources: Mutex::default() })
+    /// `is_alive` tells whether a generation that is alive uses a source.
+    pub(crate) fn new(
+        runtime: Handle,
+        metrics: Arc<Metrics>,
+        is_alive: impl Fn(&Source) -> bool + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        let is_alive = Box::new(is_alive);
+        Arc::new(Self { runtime, fetcher: Fetcher::new(), metrics, is_alive, sources: Mutex::default() })
     }
 
-    /// Asks every source of a configuration that nobody asks yet, once, and waits for the answers, until the
+    /// Asks each source of a configuration once that has no task yet, and waits for the answers, until the
     /// deadline at most; for a thread outside of the runtime. Only the identities of that configuration
-    /// learn what came. The second value tells which buckets have no credentials.
-    pub(crate) fn warm(self: &Arc<Self>, config: &Config, deadline: Instant) -> (First, Vec<String>) {
-        let used = used_by(config);
+    /// receive the answers. The second value is a warning for each bucket without credentials.
+    pub(crate) fn warm<'c>(
+        self: &Arc<Self>,
+        uses: impl Iterator<Item = Use<'c>> + Clone,
+        deadline: Instant,
+    ) -> (First, Vec<String>) {
+        let used = sources_of(uses.clone());
         let (mut first, mut asked_already) = (HashMap::new(), Vec::new());
-        // All at once, then wait for each.
+        // Ask all at once, then wait for each.
         for (source, (identity, _)) in &used {
             match self.tried(source) {
                 Some(tried) => asked_already.push(tried),
@@ -112,7 +134,7 @@ impl Refresher {
         }
         self.runtime.block_on(async {
             for mut tried in asked_already {
-                // Too late, or the task has ended.
+                // An error means that the deadline has passed or the task has ended.
                 let _ = timeout_at(deadline, tried.wait_for(|tried| *tried)).await;
             }
             for (identity, asked) in first.values_mut() {
@@ -129,18 +151,16 @@ impl Refresher {
         }
         let first = First(first.into_iter().map(|(source, (_, asked))| (source, asked)).collect());
         let now = SystemTime::now();
-        let is_without = |bucket: &&Arc<Bucket>| bucket.signer.identity().signatory(now).is_none();
-        let warning = |bucket: &Arc<Bucket>| {
-            format!("bucket `{}` has no credentials yet, its requests get 503; the log says why", bucket.name)
-        };
-        (first, config.buckets.iter().filter(is_without).map(warning).collect())
+        let warnings = uses.filter(|used| used.identity.signatory(now).is_none()).map(|used| {
+            format!("bucket `{}` has no credentials yet, its requests get 503; the log says why", used.bucket)
+        });
+        (first, warnings.collect())
     }
 
-    /// Keeps the credentials of the configuration in service fresh, and those of no other one.
-    pub(crate) fn adopt(self: &Arc<Self>, first: First) {
-        let current = self.live.current();
-        self.keep(&current.config, first);
-        let used = used_by(&current.config);
+    /// Keeps the credentials of the configuration that went into service fresh, and no others.
+    pub(crate) fn adopt<'c>(self: &Arc<Self>, uses: impl Iterator<Item = Use<'c>>, first: First) {
+        let used = sources_of(uses);
+        self.keep(&used, first);
         for (source, kept) in self.sources().iter_mut() {
             if !used.contains_key(source) && !kept.is_retired {
                 kept.is_retired = true;
@@ -150,18 +170,18 @@ impl Refresher {
         }
     }
 
-    /// Whether a source has been tried, where a task asks it already.
+    /// Reports the end of the first fetch, if a task asks the source already.
     fn tried(&self, source: &Source) -> Option<watch::Receiver<bool>> {
         let sources = self.sources();
         sources.get(source).filter(|kept| !kept.is_retired).map(|kept| kept.tried.subscribe())
     }
 
-    /// The credentials of a source that are valid now, if somebody has them.
+    /// The credentials of a source that are valid now, if an identity holds any.
     fn known(&self, source: &Source) -> Option<Arc<Signatory>> {
         self.sources().get(source)?.signatory()
     }
 
-    /// Asks a source once, on a task of its own, so that a panic in there is one more failure.
+    /// Asks a source once, on a task of its own, so that a panic in the provider is a failure like others.
     fn ask(&self, source: &Source) -> AbortOnDropHandle<Fetched> {
         let (fetcher, asked) = (self.fetcher.clone(), source.clone());
         AbortOnDropHandle::new(self.runtime.spawn(async move {
@@ -172,10 +192,11 @@ impl Refresher {
         }))
     }
 
-    /// Begins with the sources that nobody asks yet.
-    fn keep(self: &Arc<Self>, config: &Config, First(mut first): First) {
+    /// Starts a task for each source that has none.
+    fn keep(self: &Arc<Self>, used: &Sources<'_>, First(mut first): First) {
         let mut sources = self.sources();
-        for (source, (identity, buckets)) in used_by(config) {
+        for (source, (identity, buckets)) in used {
+            let source = *source;
             let mut begin = || {
                 let first = first.remove(source);
                 self.runtime.spawn(self.clone().refresh(source.clone(), first)).abort_handle()
@@ -193,7 +214,7 @@ impl Refresher {
                 kept.is_retired = false;
                 kept.tried.send_replace(false);
             }
-            kept.buckets = buckets;
+            kept.buckets.clone_from(buckets);
             kept.identities.retain(|kept| kept.strong_count() > 0);
             if kept.identities.iter().any(|kept| kept.as_ptr() == Arc::as_ptr(identity)) {
                 continue;
@@ -207,7 +228,7 @@ impl Refresher {
         self.sources.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The task of one source, until nobody uses it.
+    /// The task of one source; ends when no identity uses the source.
     async fn refresh(self: Arc<Self>, source: Source, mut first: Option<Asked>) {
         let mut failed = None;
         let mut retry = RETRY;
@@ -231,24 +252,32 @@ impl Refresher {
                     pause
                 }
             };
-            let (began, due) = (Instant::now(), SystemTime::now() + pause);
-            loop {
-                // The last credentials may expire during the pause.
-                let pause = if self.known(&source).is_some() { pause } else { pause.min(MAX_RETRY_WITHOUT) };
-                let left = pause.saturating_sub(began.elapsed());
-                if left.is_zero() || SystemTime::now() >= due {
-                    break;
-                }
-                if !self.is_used(&source) {
-                    return;
-                }
-                sleep(NAP.min(left)).await;
+            if self.rest(&source, pause).await.is_break() {
+                return;
             }
         }
     }
 
-    /// Gives the identities of a source what came; what is the same as before is left alone, with the
-    /// keys derived from it, and logged only if `is_news`.
+    /// Waits until the next fetch of a source is due; breaks off when no identity uses the source.
+    async fn rest(&self, source: &Source, pause: Duration) -> ControlFlow<()> {
+        let (began, due) = (Instant::now(), SystemTime::now() + pause);
+        loop {
+            // The last credentials may expire during the pause.
+            let pause = if self.known(source).is_some() { pause } else { pause.min(MAX_RETRY_WITHOUT) };
+            let left = pause.saturating_sub(began.elapsed());
+            if left.is_zero() || SystemTime::now() >= due {
+                return ControlFlow::Continue(());
+            }
+            if !self.is_used(source) {
+                return ControlFlow::Break(());
+            }
+            sleep(NAP.min(left)).await;
+        }
+    }
+
+    /// Gives fetched credentials to the identities of a source. An identity that holds the same ones already
+    /// keeps them, with the signing keys derived from them; without any change, `is_news` decides whether
+    /// the log tells of the fetch.
     fn renew(&self, source: &Source, credentials: Credentials, is_news: bool) {
         let mut sources = self.sources();
         let Some(kept) = sources.get_mut(source) else { return };
@@ -273,8 +302,7 @@ impl Refresher {
         }
     }
 
-    /// Logs a failure. The same one is told once while its credentials serve, and once more when none are
-    /// left.
+    /// Logs a failure, once while credentials are left and once more when they have expired.
     fn report(&self, source: &Source, failure: &Failure, last: Option<&Reported>) -> Reported {
         let mut reported = Reported { error: failure.to_string(), has_credentials: false };
         let mut sources = self.sources();
@@ -299,7 +327,7 @@ impl Refresher {
         reported
     }
 
-    /// Forgets a source of a configuration that never went into service.
+    /// Whether an identity uses the source; forgets the source if none does.
     fn is_used(&self, source: &Source) -> bool {
         let mut sources = self.sources();
         let is_alive = |kept: &Kept| kept.identities.iter().any(|identity| identity.strong_count() > 0);
@@ -310,17 +338,16 @@ impl Refresher {
         is_used
     }
 
-    /// Wipes the credentials of a source once no generation is alive that uses it. The history keeps
-    /// configurations for longer, and may bring them back.
+    /// Wipes the credentials of a source as soon as no generation that is alive uses it. The history keeps
+    /// configurations for longer, and a rollback may bring one back.
     async fn retire(self: Arc<Self>, source: Source) {
         loop {
             sleep(NAP).await;
-            let uses = |bucket: &Arc<Bucket>| bucket.signer.identity().source() == Some(&source);
-            if self.live.alive().iter().any(|generation| generation.config.buckets.iter().any(uses)) {
+            if (self.is_alive)(&source) {
                 continue;
             }
             let mut sources = self.sources();
-            // It may have come back while this task waited for the lock.
+            // A reload may have brought the source back while this task waited for the lock.
             if let Some(kept) = sources.get(&source).filter(|kept| kept.is_retired) {
                 kept.identities.iter().filter_map(Weak::upgrade).for_each(|identity| identity.wipe());
                 info!(source = source.name(), buckets = kept.buckets, "credentials wiped");
@@ -333,8 +360,8 @@ impl Refresher {
 
 type Fetched = Result<Credentials, Failure>;
 
-/// The first answers of sources that nobody asked before, for [`Refresher::adopt`]. Dropped, it asks no
-/// more.
+/// The first answers of sources without a task, for [`Refresher::adopt`]. Dropping it cancels the fetches
+/// under way.
 #[must_use]
 pub(crate) struct First(HashMap<Source, Asked>);
 
@@ -362,7 +389,7 @@ impl Asked {
     }
 }
 
-/// Tells at the level `debug` what came of asking a source.
+/// Logs the outcome of a fetch at the level `debug`.
 fn tell(source: &Source, fetched: &Fetched, took: Duration) {
     debug!(
         source = source.name(),
@@ -373,13 +400,14 @@ fn tell(source: &Source, fetched: &Fetched, took: Duration) {
     );
 }
 
-/// The sources of a configuration, each with its one identity and the buckets that use it.
-fn used_by(config: &Config) -> HashMap<&Source, (&Arc<Identity>, String)> {
+/// Sources, each with its one identity and the names of the buckets that use it.
+type Sources<'c> = HashMap<&'c Source, (&'c Arc<Identity>, String)>;
+
+fn sources_of<'c>(uses: impl Iterator<Item = Use<'c>>) -> Sources<'c> {
     let mut used: HashMap<&Source, (&Arc<Identity>, &str, usize)> = HashMap::new();
-    for bucket in &config.buckets {
-        let identity = bucket.signer.identity();
+    for Use { bucket, identity } in uses {
         if let Some(source) = identity.source() {
-            used.entry(source).or_insert((identity, &bucket.name, 0)).2 += 1;
+            used.entry(source).or_insert((identity, bucket, 0)).2 += 1;
         }
     }
     let named = used.into_iter().map(|(source, (identity, first, count))| {
@@ -389,8 +417,8 @@ fn used_by(config: &Config) -> HashMap<&Source, (&Arc<Identity>, String)> {
     named.collect()
 }
 
-/// How long credentials are good for before they are replaced: until a while before they cannot be used
-/// any more, or for half of what is left to them.
+/// The pause before credentials are replaced: it ends [`EARLY`] before they become unusable, or halfway
+/// to that moment if that is later.
 fn until_refresh(usable_until: Option<SystemTime>, now: SystemTime) -> Duration {
     let Some(usable_until) = usable_until else { return LOOK.mul_f64(jitter()) };
     let left = usable_until.duration_since(now).unwrap_or_default();
@@ -398,7 +426,7 @@ fn until_refresh(usable_until: Option<SystemTime>, now: SystemTime) -> Duration 
     left.saturating_sub(early).max(RETRY)
 }
 
-/// Many processes that began together do not ask together.
+/// A random factor, so that many processes that started together do not ask together.
 fn jitter() -> f64 {
     0.75 + fastrand::f64() / 4.0
 }

@@ -20,7 +20,7 @@ use crate::gateway::Gateway;
 use crate::gateway::external::Services;
 use crate::gateway::peer::Authorities;
 use crate::generation::Live;
-use crate::identities::Refresher;
+use crate::identities::{Refresher, Use};
 use crate::listen::connections::Connections;
 use crate::listen::ports::{Ports, bind_all};
 use crate::listen::upgrade::Waiting;
@@ -34,6 +34,7 @@ use crate::process::signals::{Actions, Caught};
 use crate::process::systemd;
 use crate::reload::{Notice, Reloader, Surroundings, Warmed};
 use crate::s3::Host;
+use crate::s3::identity::Source;
 use crate::settings::source::Content;
 use crate::telemetry::log;
 use crate::telemetry::metrics::Metrics;
@@ -98,13 +99,25 @@ pub(crate) fn run(start: Start, signals: Caught, log: log::Guard) -> Result<()> 
     let lifecycle = Arc::new(Lifecycle::default());
     let resolver = Arc::new(Resolver::new(runtime.handle().clone()));
     let issuers = Arc::new(Issuers::new(runtime.handle().clone(), metrics.clone()));
-    let refresher = Refresher::new(runtime.handle().clone(), live.clone(), metrics.clone());
+    let refresher = {
+        let live = live.clone();
+        let is_alive = move |source: &Source| {
+            let mut alive = live.alive().into_iter();
+            alive
+                .any(|generation| uses(&generation.config).any(|used| used.identity.source() == Some(source)))
+        };
+        Refresher::new(runtime.handle().clone(), metrics.clone(), is_alive)
+    };
 
     // The ports need proxies, the proxies the reloader, and the reloader the ports.
     let ports_slot = Arc::new(std::sync::OnceLock::<Arc<Ports>>::new());
     let surroundings = {
-        let companions =
-            Companions { resolver: resolver.clone(), issuers: issuers.clone(), refresher: refresher.clone() };
+        let companions = Companions {
+            live: live.clone(),
+            resolver: resolver.clone(),
+            issuers: issuers.clone(),
+            refresher: refresher.clone(),
+        };
         let ports = ports_slot.clone();
         Surroundings {
             bind: Box::new(move |config| match ports.get() {
@@ -166,8 +179,8 @@ pub(crate) fn run(start: Start, signals: Caught, log: log::Guard) -> Result<()> 
     let in_service = live.clone();
     issuers.start(move || in_service.current().config.jwks.clone());
     // A request cannot wait for credentials.
-    let (first_credentials, warnings) = refresher.warm(&live.current().config, Instant::now() + WARM);
-    refresher.adopt(first_credentials);
+    let (first_credentials, warnings) = refresher.warm(uses(&live.current().config), Instant::now() + WARM);
+    refresher.adopt(uses(&live.current().config), first_credentials);
     for warning in warnings {
         warn!("{warning}");
     }
@@ -212,6 +225,7 @@ pub(crate) fn run(start: Start, signals: Caught, log: log::Guard) -> Result<()> 
 
 /// Everything that a configuration needs from elsewhere.
 struct Companions {
+    live: Arc<Live>,
     resolver: Arc<Resolver>,
     issuers: Arc<Issuers>,
     refresher: Arc<Refresher>,
@@ -225,16 +239,16 @@ impl Companions {
         // All at once: the issuers answer while names and credentials are waited for.
         self.issuers.begin(&next.jwks);
         let (found, mut warnings) = self.resolver.warm(names(next), patience);
-        let (first, more) = self.refresher.warm(next, deadline);
+        let (first, more) = self.refresher.warm(uses(next), deadline);
         warnings.extend(more);
         let (outdated, more) = self.issuers.warm(&current.jwks, &next.jwks, deadline);
         warnings.extend(more);
-        let (resolver, issuers, refresher) =
-            (self.resolver.clone(), self.issuers.clone(), self.refresher.clone());
+        let (live, resolver, issuers, refresher) =
+            (self.live.clone(), self.resolver.clone(), self.issuers.clone(), self.refresher.clone());
         let commit = move || {
             resolver.adopt(found);
             issuers.adopt(outdated);
-            refresher.adopt(first);
+            refresher.adopt(uses(&live.current().config), first);
         };
         Warmed { warnings, commit: Box::new(commit) }
     }
@@ -314,6 +328,11 @@ fn names(config: &Config) -> impl Iterator<Item = &str> {
         Host::Name(name) => Some(name.as_str()),
         Host::Address(_) => None,
     })
+}
+
+/// The identities of all buckets.
+fn uses(config: &Config) -> impl Iterator<Item = Use<'_>> + Clone {
+    config.buckets.iter().map(|bucket| Use { bucket: &bucket.name, identity: bucket.signer.identity() })
 }
 
 fn announce_start(path: &Path, live: &Live) {
