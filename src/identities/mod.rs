@@ -10,6 +10,7 @@
 //! says which identities a configuration uses, and which sources a generation still uses.
 
 mod fetch;
+mod schedule;
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -20,23 +21,15 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout_at};
-use tokio_util::task::AbortOnDropHandle;
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
 use crate::s3::identity::{Credentials, Identity, Source};
 use crate::s3::sigv4::Signatory;
 use crate::telemetry::metrics::Metrics;
-use fetch::{Failure, Fetcher};
+use fetch::{Asked, Failure, Fetcher};
+use schedule::{RETRY, jitter, until_refresh};
 
-/// The longest time before their expiry at which credentials are replaced: an instance has new ones five
-/// minutes before, and a source that fails has time to recover.
-const EARLY: Duration = Duration::from_secs(15 * 60);
-
-/// The time between two fetches of credentials that name no expiry.
-const LOOK: Duration = Duration::from_secs(5 * 60);
-
-/// The pause after a failure; each further failure doubles it, up to the longest one.
-const RETRY: Duration = Duration::from_secs(1);
+/// The longest pause after a failure.
 const MAX_RETRY: Duration = Duration::from_secs(60);
 
 /// The longest pause while there are no credentials, because every request of the source's buckets gets
@@ -128,7 +121,7 @@ impl Refresher {
             match self.tried(source) {
                 Some(tried) => asked_already.push(tried),
                 None => {
-                    first.insert((*source).clone(), (*identity, Asked::UnderWay(self.ask(source))));
+                    first.insert((*source).clone(), (*identity, self.ask(source)));
                 }
             }
         }
@@ -139,7 +132,7 @@ impl Refresher {
             }
             for (identity, asked) in first.values_mut() {
                 asked.answered_by(deadline).await;
-                if let Asked::Answered(Ok(credentials)) = asked {
+                if let Some(credentials) = asked.credentials() {
                     identity.renew(Arc::new(Signatory::new(credentials.clone())));
                 }
             }
@@ -181,15 +174,9 @@ impl Refresher {
         self.sources().get(source)?.signatory()
     }
 
-    /// Asks a source once, on a task of its own, so that a panic in the provider is a failure like others.
-    fn ask(&self, source: &Source) -> AbortOnDropHandle<Fetched> {
-        let (fetcher, asked) = (self.fetcher.clone(), source.clone());
-        AbortOnDropHandle::new(self.runtime.spawn(async move {
-            let began = Instant::now();
-            let fetched = fetcher.fetch(&asked).await;
-            tell(&asked, &fetched, began.elapsed());
-            fetched
-        }))
+    /// Asks a source once, in the background.
+    fn ask(&self, source: &Source) -> Asked {
+        Asked::begin(&self.runtime, self.fetcher.clone(), source.clone())
     }
 
     /// Starts a task for each source that has none.
@@ -234,7 +221,7 @@ impl Refresher {
         let mut retry = RETRY;
         loop {
             let is_first = first.is_some();
-            let asked = first.take().unwrap_or_else(|| Asked::UnderWay(self.ask(&source)));
+            let asked = first.take().unwrap_or_else(|| self.ask(&source));
             let fetched = asked.answer().await;
             let outcome = if fetched.is_ok() { "success" } else { "failure" };
             self.metrics.credentials_refreshes.with_label_values(&[source.name(), outcome]).inc();
@@ -358,47 +345,10 @@ impl Refresher {
     }
 }
 
-type Fetched = Result<Credentials, Failure>;
-
 /// The first answers of sources without a task, for [`Refresher::adopt`]. Dropping it cancels the fetches
 /// under way.
 #[must_use]
 pub(crate) struct First(HashMap<Source, Asked>);
-
-/// A source that was asked.
-enum Asked {
-    UnderWay(AbortOnDropHandle<Fetched>),
-    Answered(Fetched),
-}
-
-impl Asked {
-    /// Waits for the answer, until the deadline at most.
-    async fn answered_by(&mut self, deadline: Instant) {
-        if let Self::UnderWay(fetch) = self
-            && let Ok(answer) = timeout_at(deadline, fetch).await
-        {
-            *self = Self::Answered(answer.unwrap_or(Err(Failure::Panic)));
-        }
-    }
-
-    async fn answer(self) -> Fetched {
-        match self {
-            Self::UnderWay(fetch) => fetch.await.unwrap_or(Err(Failure::Panic)),
-            Self::Answered(answer) => answer,
-        }
-    }
-}
-
-/// Logs the outcome of a fetch at the level `debug`.
-fn tell(source: &Source, fetched: &Fetched, took: Duration) {
-    debug!(
-        source = source.name(),
-        outcome = if fetched.is_ok() { "success" } else { "failure" },
-        error = fetched.as_ref().err().map(ToString::to_string),
-        duration_ms = took.as_millis() as u64,
-        "credentials asked for"
-    );
-}
 
 /// Sources, each with its one identity and the names of the buckets that use it.
 type Sources<'c> = HashMap<&'c Source, (&'c Arc<Identity>, String)>;
@@ -415,36 +365,4 @@ fn sources_of<'c>(uses: impl Iterator<Item = Use<'c>>) -> Sources<'c> {
         (source, (identity, buckets))
     });
     named.collect()
-}
-
-/// The pause before credentials are replaced: it ends [`EARLY`] before they become unusable, or halfway
-/// to that moment if that is later.
-fn until_refresh(usable_until: Option<SystemTime>, now: SystemTime) -> Duration {
-    let Some(usable_until) = usable_until else { return LOOK.mul_f64(jitter()) };
-    let left = usable_until.duration_since(now).unwrap_or_default();
-    let early = EARLY.min(left / 2).mul_f64(jitter());
-    left.saturating_sub(early).max(RETRY)
-}
-
-/// A random factor, so that many processes that started together do not ask together.
-fn jitter() -> f64 {
-    0.75 + fastrand::f64() / 4.0
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn credentials_are_replaced_before_they_expire_and_not_all_the_time() {
-        let now = SystemTime::now();
-        for (left, least, most) in
-            [(3600, 2700, 2925), (6 * 3600, 20_700, 20_925), (60, 30, 38), (2, 1, 2), (1, 1, 1), (0, 1, 1)]
-        {
-            let pause = until_refresh(Some(now + Duration::from_secs(left)), now);
-            let range = Duration::from_secs(least)..=Duration::from_secs(most);
-            assert!(range.contains(&pause), "{left} s are left, {pause:?}");
-        }
-        assert!(until_refresh(None, now) <= LOOK);
-    }
 }
