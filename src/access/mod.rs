@@ -3,6 +3,7 @@
 //! Knows no configuration and no Pingora; the time is an argument.
 
 pub(crate) mod denied;
+pub(crate) mod external;
 pub(crate) mod links;
 pub(crate) mod networks;
 pub(crate) mod pattern;

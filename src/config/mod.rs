@@ -19,16 +19,18 @@ use std::time::Duration;
 use serde_yaml::Value;
 use thiserror::Error;
 
+use crate::access::external::External;
 use crate::access::networks::Network;
 use crate::access::policy::Policy;
 use crate::access::rule::Rule;
 use crate::deadline::Expired;
 use crate::fault;
 use crate::limits::Limits;
+use crate::net::peer::Timeouts;
 use crate::net::trust::Trust;
 use crate::routing::{Prefix, RouteTable};
+use crate::s3;
 use crate::s3::sigv4::Signer;
-use crate::s3::{self, Endpoint};
 use crate::secret::Secret;
 use crate::settings::problem::{Place, Problems};
 use crate::settings::redaction::redacted;
@@ -147,36 +149,6 @@ pub struct Bucket {
     effective: Value,
     /// `None` when it was made from more than can be told.
     origin: Option<Origin>,
-}
-
-/// A service that decides about requests.
-#[derive(Debug)]
-pub struct External {
-    /// As it is written; by it the service is known.
-    pub url: Secret,
-    pub endpoint: Endpoint,
-    /// Path and query.
-    pub target: Secret,
-    pub timeout: Duration,
-    /// How long its answers are believed; zero for the one request that they are about.
-    pub cache: Duration,
-}
-
-/// How long a part of a request may take.
-#[derive(Debug, Clone, Copy)]
-pub struct Timeouts {
-    /// To reach the store, TLS included.
-    pub connect: Duration,
-    /// From sending the request to the end of the header of the store's final answer.
-    pub first_byte: Duration,
-    /// Between two reads from the store.
-    pub read: Duration,
-    /// For one write, to the store or to the client.
-    pub write: Duration,
-    /// That an unused connection to the store is kept.
-    pub idle: Duration,
-    /// For the whole request.
-    pub total: Duration,
 }
 
 /// What it takes to make a token that this configuration accepts.

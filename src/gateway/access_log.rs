@@ -5,8 +5,8 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 use tracing::{debug, info};
 
+use crate::access::external::{Decision, Failure};
 use crate::gateway::address::Client;
-use crate::gateway::external::{Decision, Failure};
 use crate::gateway::rejection::{Rejection, UpstreamError};
 use crate::s3::error::Cause;
 use crate::telemetry::metrics::{Metrics, NO_BUCKET};

@@ -12,10 +12,10 @@ use percent_encoding::percent_decode_str;
 use serde_json::json;
 
 use crate::access::denied::Denied;
+use crate::access::external::{Decision, External, Failure};
 use crate::access::links::Object;
 use crate::access::policy::{self, Mode};
-use crate::config::{Bucket, External};
-use crate::gateway::external::{Decision, Failure};
+use crate::config::Bucket;
 use crate::gateway::rejection::Rejection;
 use crate::generation::Generation;
 use crate::routing::{self, InvalidPath};

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use pingora::{Error, ErrorType, Result};
 
-use crate::config::Timeouts;
 use crate::gateway::context::Context;
 use crate::gateway::rejection::{Rejection, UpstreamError};
 use crate::gateway::{Gateway, OVERDUE, admitted};
+use crate::net::peer::Timeouts;
 
 impl Context {
     /// The request goes to the store now. It is given up when the time for the store's header, or for the

@@ -10,9 +10,7 @@ mod context;
 mod diagnostics;
 mod deadlines;
 mod downstream;
-pub(crate) mod external;
 mod operators;
-pub(crate) mod peer;
 mod reason;
 mod rejection;
 mod store_answer;
@@ -36,10 +34,12 @@ use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 
+use crate::access::external::Services;
 use crate::answer::Answer;
 use crate::config::Bucket;
 use crate::fault;
 use crate::generation::Generation;
+use crate::net::peer::{self, Authorities};
 use crate::net::resolver::Resolver;
 use crate::operators::{Endpoint, Operators};
 use crate::process::signals;
@@ -53,8 +53,6 @@ use admission::{Admission, Refusal, Verdict, admit, lacks_a_key};
 use answering::{WRITE, keep_only, reject, replace, request_id, stamp, take, write};
 use context::{Context, Replacement, Upstream};
 pub(crate) use downstream::{Downstream, Expected, Malformed};
-use external::Services;
-use peer::Authorities;
 use reason::{reason, refusal};
 use rejection::{METHODS, Rejection, UpstreamError};
 use store_answer::Kind;
@@ -188,7 +186,9 @@ impl ProxyHttp for Gateway {
             return Err(Error::new_up(ErrorType::ConnectError));
         };
         let (authorities, generation) = (&self.authorities, ctx.generation.number);
-        Ok(Box::new(peer::of_store(&bucket, *address, remaining, authorities, generation)))
+        let (endpoint, timeouts, trust) = (bucket.store.endpoint(), &bucket.timeouts, &bucket.trust);
+        let peer = peer::of_store(endpoint, *address, timeouts, trust, remaining, authorities, generation);
+        Ok(Box::new(peer))
     }
 
     fn fail_to_connect(

@@ -9,9 +9,9 @@ use serde_json::json;
 use thiserror::Error;
 
 use crate::access::denied::Denied;
+use crate::access::external::Failure;
 use crate::answer::Answer;
 use crate::gateway::downstream::Malformed;
-use crate::gateway::external::Failure;
 use crate::routing::InvalidPath;
 use crate::s3;
 use crate::tokens::invalid_token::InvalidToken;

@@ -15,16 +15,16 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{error, info, warn};
 
+use crate::access::external::Services;
 use crate::config::Config;
 use crate::gateway::Gateway;
-use crate::gateway::external::Services;
-use crate::gateway::peer::Authorities;
 use crate::generation::Live;
 use crate::identities::{Refresher, Use};
 use crate::listen::connections::Connections;
 use crate::listen::ports::{Ports, bind_all};
 use crate::listen::upgrade::Waiting;
 use crate::listen::workers::Workers;
+use crate::net::peer::Authorities;
 use crate::net::resolver::{MAX_ADDRESSES, Resolver};
 use crate::operators::Operators;
 use crate::operators::limiter::Limiter;

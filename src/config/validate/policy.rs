@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use http::uri::PathAndQuery;
 
+use crate::access::external::External;
 use crate::access::links::{Links, MIN_SECRET_CHARACTERS};
 use crate::access::networks::{Network, Networks};
 use crate::access::pattern::{Class, Pattern};
 use crate::access::policy::{Mode, PathRule, Policy, Readers, Rules};
 use crate::access::rule::Rule;
+use crate::config::file;
 use crate::config::validate::Validator;
 use crate::config::validate::jwt::Jwt;
-use crate::config::{External, file};
 use crate::s3::Endpoint;
 use crate::secret::Secret;
 use crate::settings::problem::Place;

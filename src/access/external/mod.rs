@@ -23,9 +23,10 @@ use thiserror::Error;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-use crate::config::External;
-use crate::gateway::peer;
+use crate::net::peer;
 use crate::net::resolver::Resolver;
+use crate::s3::Endpoint;
+use crate::secret::Secret;
 
 /// A longer answer is none.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
@@ -38,6 +39,19 @@ const KNOWN: usize = 1024;
 
 /// That an unused connection is kept; services close theirs later.
 const IDLE: Duration = Duration::from_secs(15);
+
+/// A service that decides about requests.
+#[derive(Debug)]
+pub struct External {
+    /// As it is written; by it the service is known.
+    pub url: Secret,
+    pub endpoint: Endpoint,
+    /// Path and query.
+    pub target: Secret,
+    pub timeout: Duration,
+    /// How long its answers are believed; zero for the one request that they are about.
+    pub cache: Duration,
+}
 
 /// What a service said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

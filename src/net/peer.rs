@@ -10,28 +10,45 @@ use pingora::protocols::tls::CaType;
 use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 use pingora::utils::tls::{WrappedX509, parse_x509};
 
-use crate::config::Bucket;
+use crate::net::trust::Trust;
 use crate::s3::{Endpoint, Scheme};
+
+/// How long a part of a request may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Timeouts {
+    /// To reach the store, TLS included.
+    pub connect: Duration,
+    /// From sending the request to the end of the header of the store's final answer.
+    pub first_byte: Duration,
+    /// Between two reads from the store.
+    pub read: Duration,
+    /// For one write, to the store or to the client.
+    pub write: Duration,
+    /// That an unused connection to the store is kept.
+    pub idle: Duration,
+    /// For the whole request.
+    pub total: Duration,
+}
 
 /// The store of a bucket at one of its addresses. `remaining` is what is left of the total time;
 /// `generation` is the request's.
 pub(crate) fn of_store(
-    bucket: &Bucket,
+    endpoint: &Endpoint,
     address: IpAddr,
+    timeouts: &Timeouts,
+    trust: &Trust,
     remaining: Duration,
     authorities: &Authorities,
     generation: u64,
 ) -> HttpPeer {
-    let endpoint = bucket.store.endpoint();
     let mut peer = at(endpoint, address);
-    let timeouts = bucket.timeouts;
     let within = |timeout: Duration| Some(timeout.min(remaining));
     peer.options.connection_timeout = within(timeouts.connect);
     peer.options.total_connection_timeout = within(timeouts.connect);
     peer.options.read_timeout = within(timeouts.read);
     peer.options.write_timeout = within(timeouts.write);
     peer.options.idle_timeout = Some(timeouts.idle);
-    let roots = &bucket.trust.roots;
+    let roots = &trust.roots;
     if endpoint.scheme == Scheme::Https && !roots.is_empty() {
         // Pingora's pool does not look at the roots, so connections made under others must be told
         // apart by us.
