@@ -1,9 +1,10 @@
 //! One immutable configuration in service, and the pointer to it.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 
 use crate::config::Config;
 
@@ -49,7 +50,7 @@ impl Live {
 
     /// The generations that are in service or held by a request under way, the oldest first.
     pub fn alive(&self) -> Vec<Arc<Generation>> {
-        let mut alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut alive = self.alive.lock();
         alive.retain(|generation| generation.strong_count() > 0);
         alive.iter().filter_map(Weak::upgrade).collect()
     }
@@ -57,7 +58,7 @@ impl Live {
     /// Puts a configuration into service. For the reloader, the only writer.
     pub(crate) fn publish(&self, config: Arc<Config>) -> Arc<Generation> {
         let next = Generation::new(self.current.load().number + 1, config);
-        let mut alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut alive = self.alive.lock();
         alive.retain(|generation| generation.strong_count() > 0);
         alive.push(Arc::downgrade(&next));
         drop(alive);

@@ -1,8 +1,10 @@
 //! The stages of a reload: how long each took, which one is under way, and until when they may go on.
 
 use std::borrow::Cow;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use crate::deadline::Deadline;
 
@@ -21,7 +23,7 @@ pub struct Current(Arc<Mutex<Name>>);
 
 impl Current {
     pub fn name(&self) -> Name {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.lock().clone()
     }
 }
 
@@ -38,7 +40,7 @@ impl Stages {
     /// Does something and remembers how long it took.
     pub fn time<T>(&mut self, name: impl Into<Name>, stage: impl FnOnce() -> T) -> T {
         let name = name.into();
-        self.current.0.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&name);
+        self.current.0.lock().clone_from(&name);
         let started = Instant::now();
         let result = stage();
         self.done.push((name, started.elapsed()));

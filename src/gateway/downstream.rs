@@ -4,9 +4,10 @@
 //! `server::connection` asks here before it reads for Pingora, and the gateway says here how far the
 //! request is. Both run in the task of the connection, so the lock is never waited for.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::proxy::Session;
 use tokio::time::Instant;
@@ -84,13 +85,13 @@ impl Downstream {
 
     /// The meaning of the next bytes, and the deadline.
     pub(crate) fn expected(&self) -> (Expected, Option<Instant>) {
-        let state = self.lock();
+        let state = self.state.lock();
         (state.expected, state.deadline)
     }
 
     /// The first bytes of a header have come, and not all of it.
     pub(crate) fn header_has_begun(&self) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if state.deadline.is_none() {
             state.deadline = Some(Instant::now() + state.header_patience);
         }
@@ -98,13 +99,13 @@ impl Downstream {
 
     /// A header is complete.
     pub(crate) fn header_has_come(&self, malformed: Option<Malformed>) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         (state.expected, state.deadline, state.malformed) = (Expected::Nothing, None, malformed);
     }
 
     /// So many bytes of a body were read.
     pub(crate) fn body_was_read(&self, bytes: usize) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if let Expected::Body(Some(left)) = &mut state.expected {
             *left = left.saturating_sub(bytes as u64);
         }
@@ -112,41 +113,37 @@ impl Downstream {
 
     /// The connection gives up.
     pub(crate) fn deadline_has_passed(&self) {
-        self.lock().is_overdue = true;
+        self.state.lock().is_overdue = true;
     }
 
     /// Whether the connection ended because a header took too long.
     pub(crate) fn header_was_overdue(&self) -> bool {
-        let state = self.lock();
+        let state = self.state.lock();
         state.is_overdue && state.expected == Expected::Header
     }
 
     /// Says what belongs to the request beside its header.
     pub(crate) fn expect(&self, expected: Expected) {
-        self.lock().expected = expected;
+        self.state.lock().expected = expected;
     }
 
     /// The fault of the header that came last.
     pub(crate) fn malformed(&self) -> Option<Malformed> {
-        self.lock().malformed
+        self.state.lock().malformed
     }
 
     /// Sets the time at which the request that is being answered is given up.
     pub(crate) fn give_up_at(&self, deadline: Instant) {
-        self.lock().deadline = Some(deadline);
+        self.state.lock().deadline = Some(deadline);
     }
 
     /// Whether the request was given up at its deadline.
     pub(crate) fn is_overdue(&self) -> bool {
-        self.lock().is_overdue
+        self.state.lock().is_overdue
     }
 
     /// The request has ended; the next one may come.
     pub(crate) fn expect_header(&self, patience: Duration) {
-        *self.lock() = State::new(patience);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.state.lock() = State::new(patience);
     }
 }

@@ -14,9 +14,10 @@ mod schedule;
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -138,7 +139,7 @@ impl Refresher {
             }
         });
         for (source, (identity, _)) in used {
-            if let Some(kept) = self.sources().get(source) {
+            if let Some(kept) = self.sources.lock().get(source) {
                 kept.lend(identity);
             }
         }
@@ -154,7 +155,7 @@ impl Refresher {
     pub(crate) fn adopt<'c>(self: &Arc<Self>, uses: impl Iterator<Item = Use<'c>>, first: First) {
         let used = sources_of(uses);
         self.keep(&used, first);
-        for (source, kept) in self.sources().iter_mut() {
+        for (source, kept) in self.sources.lock().iter_mut() {
             if !used.contains_key(source) && !kept.is_retired {
                 kept.is_retired = true;
                 kept.task.abort();
@@ -165,13 +166,13 @@ impl Refresher {
 
     /// Reports the end of the first fetch, if a task asks the source already.
     fn tried(&self, source: &Source) -> Option<watch::Receiver<bool>> {
-        let sources = self.sources();
+        let sources = self.sources.lock();
         sources.get(source).filter(|kept| !kept.is_retired).map(|kept| kept.tried.subscribe())
     }
 
     /// The credentials of a source that are valid now, if an identity holds any.
     fn known(&self, source: &Source) -> Option<Arc<Signatory>> {
-        self.sources().get(source)?.signatory()
+        self.sources.lock().get(source)?.signatory()
     }
 
     /// Asks a source once, in the background.
@@ -181,7 +182,7 @@ impl Refresher {
 
     /// Starts a task for each source that has none.
     fn keep(self: &Arc<Self>, used: &Sources<'_>, First(mut first): First) {
-        let mut sources = self.sources();
+        let mut sources = self.sources.lock();
         for (source, (identity, buckets)) in used {
             let source = *source;
             let mut begin = || {
@@ -209,10 +210,6 @@ impl Refresher {
             kept.lend(identity);
             kept.identities.push(Arc::downgrade(identity));
         }
-    }
-
-    fn sources(&self) -> MutexGuard<'_, HashMap<Source, Kept>> {
-        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The task of one source; ends when no identity uses the source.
@@ -266,7 +263,7 @@ impl Refresher {
     /// keeps them, with the signing keys derived from them; without any change, `is_news` decides whether
     /// the log tells of the fetch.
     fn renew(&self, source: &Source, credentials: Credentials, is_news: bool) {
-        let mut sources = self.sources();
+        let mut sources = self.sources.lock();
         let Some(kept) = sources.get_mut(source) else { return };
         let expires_in =
             credentials.expires.and_then(|expires| expires.duration_since(SystemTime::now()).ok());
@@ -292,7 +289,7 @@ impl Refresher {
     /// Logs a failure, once while credentials are left and once more when they have expired.
     fn report(&self, source: &Source, failure: &Failure, last: Option<&Reported>) -> Reported {
         let mut reported = Reported { error: failure.to_string(), has_credentials: false };
-        let mut sources = self.sources();
+        let mut sources = self.sources.lock();
         let Some(kept) = sources.get_mut(source) else { return reported };
         kept.tried.send_replace(true);
         reported.has_credentials = kept.signatory().is_some();
@@ -316,7 +313,7 @@ impl Refresher {
 
     /// Whether an identity uses the source; forgets the source if none does.
     fn is_used(&self, source: &Source) -> bool {
-        let mut sources = self.sources();
+        let mut sources = self.sources.lock();
         let is_alive = |kept: &Kept| kept.identities.iter().any(|identity| identity.strong_count() > 0);
         let is_used = sources.get(source).is_some_and(is_alive);
         if !is_used {
@@ -333,7 +330,7 @@ impl Refresher {
             if (self.is_alive)(&source) {
                 continue;
             }
-            let mut sources = self.sources();
+            let mut sources = self.sources.lock();
             // A reload may have brought the source back while this task waited for the lock.
             if let Some(kept) = sources.get(&source).filter(|kept| kept.is_retired) {
                 kept.identities.iter().filter_map(Weak::upgrade).for_each(|identity| identity.wipe());

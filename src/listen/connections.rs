@@ -4,10 +4,11 @@
 //! limit clients could take them all, and then no reload could read a file and no operator would be heard.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rustix::process::{Resource, getrlimit};
 use tracing::{info, warn};
 
@@ -54,7 +55,7 @@ impl Connections {
     }
 
     fn warn(&self, limit: usize) {
-        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut warned = self.warned.lock();
         if warned.is_none_or(|at| at.elapsed() >= WARNING_PAUSE) {
             *warned = Some(Instant::now());
             warn!(limit, "connections of clients are refused: `limits.connections` are open");

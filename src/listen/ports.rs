@@ -8,8 +8,9 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use pingora::apps::HttpServerApp;
 use pingora::proxy::HttpProxy;
 use tokio::runtime::Handle;
@@ -124,7 +125,7 @@ impl Ports {
     /// Begins to serve on listeners.
     pub(crate) fn open(&self, listeners: Listeners) -> io::Result<()> {
         // Until the end, so that a reload that comes in at the first one sees them all.
-        self.serve_all(&mut self.lock(), listeners)
+        self.serve_all(&mut self.open.lock(), listeners)
     }
 
     fn serve_all(&self, open: &mut Open, listeners: Listeners) -> io::Result<()> {
@@ -144,7 +145,7 @@ impl Ports {
             return Err(ENDING.to_owned());
         }
         let mut bound = BoundPorts::new();
-        let open = self.lock();
+        let open = self.open.lock();
         for role in ROLES {
             let Some(address) = wanted.get(&role) else { continue };
             if open.ports.get(&role).is_none_or(|port| !port.listener.is_reached_at(address)) {
@@ -159,7 +160,7 @@ impl Ports {
 
     /// Begins to listen on every socket that was bound. Where one cannot, the others close again.
     fn listen(self: Arc<Self>, wanted: HashMap<Role, Address>, bound: BoundPorts) -> Result<Commit, String> {
-        let open = self.lock();
+        let open = self.open.lock();
         if open.stage == Stage::Closed {
             return Err(ENDING.to_owned());
         }
@@ -179,7 +180,7 @@ impl Ports {
 
     fn commit(&self, wanted: &HashMap<Role, Address>, listeners: Listeners) {
         let retired: Vec<Port> = {
-            let mut open = self.lock();
+            let mut open = self.open.lock();
             // The process has begun to end meanwhile, and nobody would close what is opened now.
             if open.stage == Stage::Closed {
                 return;
@@ -205,7 +206,7 @@ impl Ports {
 
     /// Listeners for a hand-over.
     pub(crate) fn listeners(&self) -> io::Result<Vec<Listener>> {
-        self.lock().ports.values().map(|port| port.listener.try_clone()).collect()
+        self.open.lock().ports.values().map(|port| port.listener.try_clone()).collect()
     }
 
     /// From now on every answer is the last one on its connection.
@@ -218,7 +219,7 @@ impl Ports {
     pub(crate) async fn close(&self, deadline: Instant) {
         self.send_stage(Stage::Closed);
         // The last handles on the sockets, or they would go on listening for nobody.
-        self.lock().ports.clear();
+        self.open.lock().ports.clear();
         self.acceptors.close();
         self.acceptors.wait().await;
         // Pingora ends these too, without a word.
@@ -235,15 +236,11 @@ impl Ports {
     }
 
     fn send_stage(&self, stage: Stage) {
-        let mut open = self.lock();
+        let mut open = self.open.lock();
         open.stage = stage;
         for port in open.ports.values() {
             port.stage.send_replace(stage);
         }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Open> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn serve(&self, role: Role, listener: Listener, stage: Stage) -> io::Result<Port> {

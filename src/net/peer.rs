@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use pingora::protocols::tls::CaType;
 use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 use pingora::utils::tls::{WrappedX509, parse_x509};
@@ -90,7 +91,7 @@ impl Authorities {
     /// one of the generation before, so that a `ca_file` that is replaced again and again leaves nothing
     /// behind. Roots that are forgotten too early are parsed again.
     fn of(&self, roots: &[Vec<u8>], generation: u64) -> Certificates {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.0.lock();
         let newest = known.generation;
         if generation > newest {
             known.of.retain(|_, (used, _)| *used == newest);
@@ -129,7 +130,7 @@ mod tests {
             let again = authorities.of(&kept, generation);
             assert_eq!((again.0, Arc::ptr_eq(&again.1, &first.1)), (first.0, true));
         }
-        let known = authorities.0.lock().expect("no panic before");
+        let known = authorities.0.lock();
         assert_eq!(known.of.len(), 3, "those in use, the last rotated ones and the ones before");
     }
 }

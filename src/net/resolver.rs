@@ -11,10 +11,11 @@ use std::collections::{BTreeSet, HashMap};
 use std::future::pending;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use parking_lot::RwLock;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -109,7 +110,7 @@ impl Resolver {
         let deadline = Instant::now() + patience;
         let hosts: BTreeSet<&str> = hosts.collect();
         let names: Vec<Arc<Name>> = {
-            let known = self.names.read().unwrap_or_else(PoisonError::into_inner);
+            let known = self.names.read();
             let name = |host: &&str| known.get(*host).cloned().unwrap_or_else(|| Arc::new(Name::new(host)));
             hosts.iter().map(name).collect()
         };
@@ -136,7 +137,7 @@ impl Resolver {
     /// Keeps these names, and forgets all others: their configuration goes into service. A request of an
     /// older generation that still needs a forgotten name brings it back.
     pub(crate) fn adopt(&self, Names(names): Names) {
-        let mut known = self.names.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.names.write();
         let adopted = names.into_iter().map(|name| match known.remove_entry(&name.host) {
             // A request may have looked it up meanwhile.
             Some(entry) => entry,
@@ -194,10 +195,10 @@ impl Resolver {
     }
 
     fn name(&self, host: &str) -> Arc<Name> {
-        if let Some(name) = self.names.read().unwrap_or_else(PoisonError::into_inner).get(host) {
+        if let Some(name) = self.names.read().get(host) {
             return name.clone();
         }
-        let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
+        let mut names = self.names.write();
         names.entry(host.to_owned()).or_insert_with(|| Arc::new(Name::new(host))).clone()
     }
 

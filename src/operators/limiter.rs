@@ -6,9 +6,9 @@
 //! when they are many, so that one could lock out the others. The time is an argument.
 
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use quick_cache::unsync::Cache;
 
 /// Failures that a network may have in a row.
@@ -37,7 +37,7 @@ impl Default for Limiter {
 impl Limiter {
     /// Whether a client may try to log in, or how long it has to wait.
     pub(crate) fn check(&self, client: Option<IpAddr>, now: Instant) -> Result<(), Duration> {
-        let forgiven = self.lock().get(&network(client)).copied();
+        let forgiven = self.forgiven.lock().get(&network(client)).copied();
         let failures = forgiven.map_or(Duration::ZERO, |forgiven| forgiven.saturating_duration_since(now));
         match failures.saturating_sub(LEAK * (BURST - 1)) {
             Duration::ZERO => Ok(()),
@@ -48,14 +48,9 @@ impl Limiter {
     /// Counts a failure. Those of requests that were under way together count for no more than the limit.
     pub(crate) fn failed(&self, client: Option<IpAddr>, now: Instant) {
         let network = network(client);
-        let mut cache = self.lock();
+        let mut cache = self.forgiven.lock();
         let forgiven = cache.get(&network).map_or(now, |forgiven| now.max(*forgiven));
         cache.insert(network, (forgiven + LEAK).min(now + LEAK * BURST));
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Cache<Network, Instant>> {
-        // A panic while holding it leaves nothing half done.
-        self.forgiven.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -123,6 +118,6 @@ mod tests {
         for number in 0..10 * NETWORKS as u32 {
             limiter.failed(Some(IpAddr::V4(number.into())), now);
         }
-        assert!(limiter.lock().len() <= NETWORKS);
+        assert!(limiter.forgiven.lock().len() <= NETWORKS);
     }
 }

@@ -4,11 +4,12 @@
 //! the requests that come in while one text is made share the next one, and the answers below `/admin`
 //! do not wait for any of them.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
@@ -39,7 +40,7 @@ impl Operators {
     /// The answer of `/metrics`, made after the request came in.
     pub(super) async fn metrics(self: &Arc<Self>) -> Result<Answer, Answer> {
         let text = {
-            let mut next = self.scrapes.next.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut next = self.scrapes.next.lock();
             next.get_or_insert_with(|| self.clone().next_text().boxed().shared()).clone()
         };
         match text.await {
@@ -51,7 +52,7 @@ impl Operators {
     async fn next_text(self: Arc<Self>) -> Option<Arc<str>> {
         let turn = self.scrapes.turn.clone().acquire_owned().await;
         // From here on a request gets the text after this one.
-        self.scrapes.next.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.scrapes.next.lock().take();
         let made = spawn_blocking(move || {
             let text = self.metrics_text();
             // The permission ends here, also when every client has gone.

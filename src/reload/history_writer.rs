@@ -3,16 +3,16 @@
 //!
 //! Only the latest history matters, so at most one waits to be written, and a newer one takes its place.
 
-use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use parking_lot::{Condvar, Mutex};
 use serde_json::Value;
 use tracing::warn;
 
 use crate::reload::history::History;
 use crate::reload::history_file::{HistoryFile, Unusable};
-use crate::reload::lock;
 use crate::settings::source::Unreadable;
 
 /// How long the start of the process waits for the reports of an earlier one.
@@ -63,22 +63,22 @@ impl HistoryWriter {
 
     /// Has a history written, in place of one that still waits.
     pub(super) fn write(&self, file: HistoryFile, history: History) {
-        lock(&self.waiting.state).next = Some((file, history));
+        self.waiting.state.lock().next = Some((file, history));
         self.waiting.changed.notify_all();
     }
 
     /// Waits for the last write, briefly, so that a process that ends in order leaves a complete history.
     pub(super) fn finish(&self) {
-        let state = lock(&self.waiting.state);
+        let mut state = self.waiting.state.lock();
         let is_busy = |state: &mut State| state.next.is_some() || state.is_writing;
         // A history that is not written by then is lost with the process.
-        drop(self.waiting.changed.wait_timeout_while(state, LAST_WRITE, is_busy));
+        let _ = self.waiting.changed.wait_while_for(&mut state, is_busy, LAST_WRITE);
     }
 }
 
 impl Drop for HistoryWriter {
     fn drop(&mut self) {
-        lock(&self.waiting.state).is_closed = true;
+        self.waiting.state.lock().is_closed = true;
         self.waiting.changed.notify_all();
     }
 }
@@ -86,16 +86,15 @@ impl Drop for HistoryWriter {
 impl Waiting {
     fn write_all(&self) {
         loop {
-            let nothing = |state: &mut State| state.next.is_none() && !state.is_closed;
-            let mut state =
-                self.changed.wait_while(lock(&self.state), nothing).unwrap_or_else(PoisonError::into_inner);
+            let mut state = self.state.lock();
+            self.changed.wait_while(&mut state, |state| state.next.is_none() && !state.is_closed);
             let Some((file, history)) = state.next.take() else { return };
             state.is_writing = true;
             drop(state);
             if let Err(error) = file.write(&history) {
                 warn!(path = %file.path().display(), %error, "the history cannot be written");
             }
-            lock(&self.state).is_writing = false;
+            self.state.lock().is_writing = false;
             self.changed.notify_all();
         }
     }

@@ -6,14 +6,15 @@
 //! further runs while one that was given up has not ended. Threads and memory cannot pile up, whatever
 //! the file, the file system or a hook does.
 
-use std::sync::{Mutex, mpsc};
+use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use crate::config::stages::{Current, Stages};
 use crate::deadline::Deadline;
 use crate::reload::attempt::Refusal;
-use crate::reload::lock;
 use crate::reload::preparation::{Preparation, Report};
 
 /// A place for one run at a time.
@@ -32,7 +33,7 @@ struct Abandoned {
 impl Lane {
     /// Prepares a reload, for as long as `patience` at most.
     pub(super) fn run(&self, preparation: Preparation, patience: Duration) -> Report {
-        let mut abandoned = lock(&self.abandoned);
+        let mut abandoned = self.abandoned.lock();
         if let Some(earlier) = abandoned.as_ref().filter(|earlier| !earlier.thread.is_finished()) {
             return Report::refused(Refusal::Occupied { stage: earlier.stage.name() });
         }

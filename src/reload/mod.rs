@@ -21,11 +21,11 @@ mod worker;
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use thiserror::Error;
 use tokio::sync::{broadcast, oneshot, watch};
 use tokio::task::spawn_blocking;
@@ -151,11 +151,6 @@ struct Shared {
     watcher: Watcher,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A panic while holding one of these leaves nothing half done.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Reloader {
     /// Reads a configuration and makes it the first generation, for a program that has a use of its own
     /// for it.
@@ -242,7 +237,7 @@ impl Reloader {
     /// of YAML, references not filled in. Comments are lost. The file itself changes with
     /// [`Reloader::save`].
     pub fn update(&self, change: impl FnOnce(&mut serde_yaml::Value)) -> io::Result<Option<Arc<Attempt>>> {
-        let base = match lock(&self.shared.unsaved).clone() {
+        let base = match self.shared.unsaved.lock().clone() {
             Some(text) => text,
             None => source::read(&self.path, source::MAX_CONFIG_BYTES).map_err(io::Error::other)?.bytes,
         };
@@ -252,7 +247,7 @@ impl Reloader {
         let attempt = self.request(Trigger::Program, From::Text(text.clone()), Conditions::default());
         let attempt = attempt.ok().and_then(|attempt| attempt.blocking_recv().ok());
         if attempt.as_ref().is_some_and(|attempt| !attempt.is_refused()) {
-            *lock(&self.shared.unsaved) = Some(text);
+            *self.shared.unsaved.lock() = Some(text);
         }
         Ok(attempt)
     }
@@ -260,11 +255,11 @@ impl Reloader {
     /// Writes what [`Reloader::update`] put into service back to the file, as a whole, and leaves its
     /// permissions as they are. `false` if there is nothing to write.
     pub fn save(&self) -> io::Result<bool> {
-        let mut unsaved = lock(&self.shared.unsaved);
+        let mut unsaved = self.shared.unsaved.lock();
         let Some(text) = unsaved.as_ref() else { return Ok(false) };
         let permissions = std::fs::metadata(&self.path)?.permissions();
         replace(&self.path, text, Some(permissions))?;
-        let mut seen = lock(&self.shared.seen);
+        let mut seen = self.shared.seen.lock();
         seen.digest = Content::observe(&self.path, &seen.referenced).digest();
         *unsaved = None;
         Ok(true)
@@ -277,7 +272,7 @@ impl Reloader {
         name: impl Into<String>,
         check: impl Fn(&Config, &Config) -> Result<(), String> + Send + Sync + 'static,
     ) {
-        lock(&self.shared.hooks).push(Hook { name: name.into(), check: Arc::new(check) });
+        self.shared.hooks.lock().push(Hook { name: name.into(), check: Arc::new(check) });
     }
 
     /// As [`Reloader::update`], for a task: the waiting happens on a thread of the runtime's for that.
@@ -298,19 +293,19 @@ impl Reloader {
     /// Switches the file watcher on, whatever `reload.watch` says. Its times are those of the
     /// configuration in service.
     pub fn watch(self: &Arc<Self>) -> io::Result<()> {
-        *lock(&self.shared.watching) = Some(true);
+        *self.shared.watching.lock() = Some(true);
         self.start_watcher()
     }
 
     /// Switches the file watcher off, whatever `reload.watch` says. A reload that it has begun goes on.
     pub fn unwatch(&self) {
-        *lock(&self.shared.watching) = Some(false);
+        *self.shared.watching.lock() = Some(false);
         self.shared.watcher.reconsider();
     }
 
     /// Whether the files are watched: as the program has said, or else as the configuration in service says.
     pub fn is_watching(&self) -> bool {
-        lock(&self.shared.watching).unwrap_or_else(|| self.live.current().config.reload.is_watching)
+        self.shared.watching.lock().unwrap_or_else(|| self.live.current().config.reload.is_watching)
     }
 
     /// Starts the thread of the watcher, unless it runs already, and has it look at the settings.
@@ -344,12 +339,12 @@ impl Reloader {
     }
 
     pub fn history(&self) -> History {
-        lock(&self.shared.history).clone()
+        self.shared.history.lock().clone()
     }
 
     /// What was in the files when they were last read.
     pub fn seen(&self) -> Seen {
-        lock(&self.shared.seen).clone()
+        self.shared.seen.lock().clone()
     }
 
     /// Changes with every attempt that has ended.

@@ -11,12 +11,13 @@ use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use notify::event::{AccessKind, AccessMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
+use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::oneshot;
 use tracing::warn;
@@ -78,12 +79,12 @@ impl Watcher {
     }
 
     pub(crate) fn status(&self) -> Status {
-        crate::reload::lock(&self.status).clone()
+        self.status.lock().clone()
     }
 
     /// Starts the thread, unless it runs already. It ends with the reloader.
     pub(crate) fn start(&self, reloader: &Arc<Reloader>) -> io::Result<()> {
-        let Some(hints) = crate::reload::lock(&self.hints).take() else { return Ok(()) };
+        let Some(hints) = self.hints.lock().take() else { return Ok(()) };
         let watching =
             Watching { hints, waker: self.waker.clone(), status: self.status.clone(), undecided: None };
         let reloader = Arc::downgrade(reloader);
@@ -205,7 +206,7 @@ impl Watching {
     }
 
     fn report(&self, status: Status) {
-        let mut current = crate::reload::lock(&self.status);
+        let mut current = self.status.lock();
         if let Some(problem) = &status.problem
             && current.problem.as_ref() != Some(problem)
         {
@@ -217,7 +218,7 @@ impl Watching {
 
 /// The defect of a watcher that trusts the first hint.
 fn lie_about_what_was_seen(reloader: &Reloader) {
-    let mut seen = crate::reload::lock(&reloader.shared.seen);
+    let mut seen = reloader.shared.seen.lock();
     seen.digest = Content::observe(reloader.path(), &seen.referenced).digest();
 }
 

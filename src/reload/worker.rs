@@ -21,7 +21,7 @@ use crate::reload::hooks::{self, Announcement};
 use crate::reload::lane::Lane;
 use crate::reload::preparation::{Preparation, Prepared, Report};
 use crate::reload::webhook::Webhook;
-use crate::reload::{Notice, Request, Shared, Surroundings, lock};
+use crate::reload::{Notice, Request, Shared, Surroundings};
 use crate::telemetry::log;
 use crate::telemetry::metrics::Metrics;
 
@@ -109,10 +109,10 @@ impl Worker {
         fault::point("tell");
         attempt.log(&self.path);
         let short = Arc::new(attempt.shortened());
-        lock(&self.shared.history).add(&short);
+        self.shared.history.lock().add(&short);
         if attempt.restorable.is_some() && !is_from_code {
             // The file has superseded an update from code.
-            *lock(&self.shared.unsaved) = None;
+            *self.shared.unsaved.lock() = None;
         }
         self.shared.attempts.send_modify(|count| *count += 1);
         if attempt.is_dry_run {
@@ -137,10 +137,10 @@ impl Worker {
         fault::point("attempt");
         let Report { stages, seen, digest, outcome } = self.prepare(from, conditions);
         if let Some(seen) = seen {
-            lock(&self.shared.history).file_digest.clone_from(&seen.digest);
+            self.shared.history.lock().file_digest.clone_from(&seen.digest);
             // A trial, or a refusal for a condition, leaves the content for the watcher to judge.
             if *conditions == Conditions::default() {
-                *lock(&self.shared.seen) = seen;
+                *self.shared.seen.lock() = seen;
             }
         }
         attempt.digest = digest;
@@ -220,7 +220,7 @@ impl Worker {
         let (recorded, lane) = match from {
             _ if conditions.dry_run => (None, &self.lanes.trials),
             From::File | From::Text(_) => (None, &self.lanes.reloads),
-            From::Generation(number) => match lock(&self.shared.history).restorable(number, current.number) {
+            From::Generation(number) => match self.shared.history.lock().restorable(number, current.number) {
                 Ok(restorable) => (Some(restorable), &self.lanes.rollbacks),
                 Err(refusal) => return Report::refused(refusal),
             },
@@ -232,7 +232,7 @@ impl Worker {
             current: current.config.clone(),
             started_with: self.started_with.clone(),
             conditions: conditions.clone(),
-            hooks: lock(&self.shared.hooks).clone(),
+            hooks: self.shared.hooks.lock().clone(),
             surroundings: self.surroundings.clone(),
             found: Arc::default(),
         };
@@ -242,7 +242,7 @@ impl Worker {
     /// Has the history written, where the configuration in service wants that.
     pub(super) fn write_history(&self) {
         if let Some(path) = &self.live.current().config.reload.history_file {
-            let history = lock(&self.shared.history).clone();
+            let history = self.shared.history.lock().clone();
             self.shared.history_writer.write(HistoryFile::new(path.clone()), history);
         }
     }

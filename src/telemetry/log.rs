@@ -7,10 +7,11 @@
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::thread::{self, Thread};
 use std::time::{Duration, SystemTime};
 
+use parking_lot::{Condvar, Mutex};
 use serde::Serialize;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber, warn};
@@ -139,12 +140,8 @@ struct Waiting {
 }
 
 impl Queue {
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn push(&self, line: &[u8]) {
-        let mut waiting = self.lock();
+        let mut waiting = self.waiting.lock();
         if waiting.lines.len() + line.len() > QUEUE_BYTES {
             self.dropped.fetch_add(1, Ordering::Relaxed);
             return;
@@ -159,9 +156,8 @@ impl Queue {
 
     /// Swaps what waits for an empty buffer, once there is something; `false` when nothing will come.
     fn take(&self, lines: &mut Vec<u8>) -> bool {
-        let waiting = self.lock();
-        let nothing = |waiting: &mut Waiting| waiting.lines.is_empty() && !waiting.is_last;
-        let mut waiting = self.filled.wait_while(waiting, nothing).unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.waiting.lock();
+        self.filled.wait_while(&mut waiting, |waiting| waiting.lines.is_empty() && !waiting.is_last);
         std::mem::swap(&mut waiting.lines, lines);
         !lines.is_empty()
     }
@@ -172,7 +168,7 @@ impl Queue {
             // There is no other place to report to.
             let _ = io::stderr().write_all(&lines);
             lines.clear();
-            if !self.lock().is_last {
+            if !self.waiting.lock().is_last {
                 thread::park_timeout(PAUSE);
             }
         }
@@ -195,7 +191,7 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        self.queue.lock().is_last = true;
+        self.queue.waiting.lock().is_last = true;
         self.queue.filled.notify_one();
         if let Some(writer) = &self.writer {
             writer.unpark();

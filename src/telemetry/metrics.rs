@@ -5,9 +5,10 @@
 //! values, so no value of a last label may be the end of another one; a test holds us to it.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use parking_lot::Mutex;
 use prometheus::proto::MetricFamily;
 use prometheus::{
     Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
@@ -232,11 +233,11 @@ impl Metrics {
     ) {
         // If nobody reads the metrics, only this forgets the buckets that an earlier reload removed. The ones
         // that this reload removes can be read once more.
-        if self.buckets().has_leftovers {
+        if self.buckets.lock().has_leftovers {
             self.sweep(&self.registry.gather());
         }
         let in_service: HashSet<Arc<str>> = buckets.chain([NO_BUCKET.into()]).collect();
-        let mut known = self.buckets();
+        let mut known = self.buckets.lock();
         known.has_leftovers = known.in_service.iter().any(|bucket| !in_service.contains(bucket));
         known.in_service = in_service;
         drop(known);
@@ -315,14 +316,10 @@ impl Metrics {
         }
     }
 
-    fn buckets(&self) -> MutexGuard<'_, Buckets> {
-        self.buckets.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Forgets the series of buckets that are gone. A request of an old generation may bring one back;
     /// then it goes the next time.
     fn sweep(&self, families: &[MetricFamily]) {
-        let mut buckets = self.buckets();
+        let mut buckets = self.buckets.lock();
         buckets.has_leftovers = false;
         for family in families {
             for metric in family.get_metric() {

@@ -11,11 +11,12 @@
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
 use futures::future::join_all;
 use http::header::CACHE_CONTROL;
+use parking_lot::Mutex;
 use thiserror::Error;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -192,7 +193,7 @@ impl Issuers {
     }
 
     fn fetching(&self, jwks: &Jwks) -> Arc<Fetching> {
-        let mut fetches = self.fetches.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut fetches = self.fetches.lock();
         let address = Arc::as_ptr(&jwks.set).addr();
         if let Some(fetching) = fetches.get(&address).filter(|fetching| fetching.set.strong_count() > 0) {
             return fetching.clone();
@@ -263,7 +264,7 @@ fn is_outdated(jwks: &Jwks) -> bool {
 
 impl Fetching {
     fn may_ask(&self, refetch: Duration) -> bool {
-        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut asked = self.asked.lock();
         let may = asked.is_none_or(|asked| asked.elapsed() >= refetch);
         if may {
             *asked = Some(Instant::now());

@@ -6,11 +6,12 @@
 //! Knows no request, only the JSON about it. The form is that of Open Policy Agent's data API.
 
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST};
 use http::{Method, StatusCode};
+use parking_lot::Mutex;
 use pingora::connectors::http::v1::Connector;
 use pingora::http::RequestHeader;
 use pingora::protocols::http::v1::client::HttpSession;
@@ -139,11 +140,11 @@ impl Services {
         }
         let breaker = self.breaker(service);
         let asked = Instant::now();
-        let turn = locked(&breaker).turn(asked, external.timeout).ok_or(Failure::Paused)?;
+        let turn = breaker.lock().turn(asked, external.timeout).ok_or(Failure::Paused)?;
         let answer = timeout(external.timeout, self.post(external, question)).await;
         match answer.unwrap_or(Err(Failure::Timeout)) {
             Ok(allows) => {
-                if locked(&breaker).answered() {
+                if breaker.lock().answered() {
                     info!(bucket, "the service for external decisions answers again");
                 }
                 if let Some(digest) = digest {
@@ -152,7 +153,7 @@ impl Services {
                 Ok(Decision { allows, is_remembered: false })
             }
             Err(failure) => {
-                if locked(&breaker).failed(turn, Instant::now()) {
+                if breaker.lock().failed(turn, Instant::now()) {
                     let reason = failure.to_string();
                     // Without the address, in which there may be a secret.
                     warn!(bucket, reason, "the service for external decisions is left alone for a moment");
@@ -231,10 +232,6 @@ async fn send(session: &mut HttpSession, external: &External, question: &str) ->
             None => return Err(Error::new_up(ErrorType::InvalidHTTPHeader)),
         }
     }
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// `true` alone is a yes, as `result` or as `allow` in it. A rule that is undefined has no `result`.

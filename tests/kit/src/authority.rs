@@ -3,9 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -65,15 +66,15 @@ impl Authority {
     }
 
     pub fn set(&self, mode: Mode) {
-        self.state.lock().expect("no panic while issuing").mode = mode;
+        self.state.lock().mode = mode;
     }
 
     pub fn live_for(&self, lifetime: Duration) {
-        self.state.lock().expect("no panic while issuing").lifetime = lifetime;
+        self.state.lock().lifetime = lifetime;
     }
 
     pub fn asked(&self) -> Vec<Asked> {
-        self.state.lock().expect("no panic while issuing").asked.clone()
+        self.state.lock().asked.clone()
     }
 
     /// The keys that were issued so far, the oldest first.
@@ -100,17 +101,15 @@ impl Authority {
 
 async fn serve(mut stream: TcpStream, state: Arc<Mutex<State>>) {
     while let Some((head, body)) = read(&mut stream).await {
-        let mode = state.lock().expect("no panic while issuing").mode.clone();
+        let mode = state.lock().mode.clone();
         let what = head.split(" HTTP").next().unwrap_or_default().to_owned();
         let form = form(&body);
         let (answer, issued) = match mode {
             Mode::Answer(bytes) if !what.starts_with("PUT") => (bytes, None),
-            Mode::Issue | Mode::Answer(_) => {
-                state.lock().expect("no panic while issuing").answer(&what, &head, &form)
-            }
+            Mode::Issue | Mode::Answer(_) => state.lock().answer(&what, &head, &form),
             Mode::Hang => return crate::faulty::swallow(stream).await,
         };
-        state.lock().expect("no panic while issuing").asked.push(Asked { what, head, form, issued });
+        state.lock().asked.push(Asked { what, head, form, issued });
         if stream.write_all(answer.as_bytes()).await.is_err() {
             return;
         }

@@ -2,14 +2,15 @@
 //! what it was asked.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
+use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
@@ -81,12 +82,12 @@ impl Decider {
     }
 
     pub fn reply(&self, reply: Reply) {
-        *self.reply.lock().expect("no panic while answering") = reply;
+        *self.reply.lock() = reply;
     }
 
     /// Everything asked since the last call.
     pub fn asked(&self) -> Vec<Asked> {
-        std::mem::take(&mut *self.asked.lock().expect("no panic while recording"))
+        std::mem::take(&mut *self.asked.lock())
     }
 
     /// Connections accepted so far.
@@ -109,13 +110,13 @@ async fn respond(
 ) -> Result<Response<Full<Bytes>>, hyper::Error> {
     let (parts, body) = request.into_parts();
     let body = body.collect().await?.to_bytes();
-    asked.lock().expect("no panic while recording").push(Asked {
+    asked.lock().push(Asked {
         method: parts.method.to_string(),
         target: parts.uri.to_string(),
         headers: parts.headers,
         body: serde_json::from_slice(&body).expect("JSON"),
     });
-    let reply = replies.lock().expect("no panic while answering").clone();
+    let reply = replies.lock().clone();
     tokio::time::sleep(reply.delay).await;
     let mut response = Response::builder().status(reply.status);
     if let Some(location) = reply.location {

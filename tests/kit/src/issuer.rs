@@ -1,10 +1,11 @@
 //! An issuer: key pairs, and a server that publishes them and can be told what to say next.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, crypto::sign};
+use parking_lot::Mutex;
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
@@ -73,7 +74,7 @@ impl Issuer {
             let answer = shared.clone();
             async move {
                 read_request(&mut stream).await;
-                let bytes = answer.lock().expect("not poisoned").clone();
+                let bytes = answer.lock().clone();
                 let _ = stream.write_all(bytes.as_bytes()).await;
             }
         })
@@ -93,7 +94,7 @@ impl Issuer {
         let answer = format!(
             "HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n{header}\r\n{body}"
         );
-        *self.answer.lock().expect("not poisoned") = answer;
+        *self.answer.lock() = answer;
     }
 
     pub fn url(&self) -> String {

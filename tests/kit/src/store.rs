@@ -7,14 +7,15 @@ use std::collections::HashMap;
 use std::error::Error;
 use std::fs;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use http::{HeaderMap, Request, Response, StatusCode};
 use hyper::body::{Body as HttpBody, Incoming};
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use s3s::Body;
 use s3s::auth::{S3Auth, SecretKey};
 use s3s::host::SingleDomain;
@@ -61,11 +62,11 @@ pub struct Key {
 
 impl Keys {
     pub fn add(&self, access_key: &str, key: Key) {
-        self.0.lock().expect("no panic while adding").insert(access_key.to_owned(), key);
+        self.0.lock().insert(access_key.to_owned(), key);
     }
 
     fn find(&self, access_key: &str) -> Option<Key> {
-        self.0.lock().expect("no panic while adding").get(access_key).cloned()
+        self.0.lock().get(access_key).cloned()
     }
 }
 
@@ -147,7 +148,7 @@ impl Store {
 
     /// Everything received since the last call.
     pub fn received(&self) -> Vec<Received> {
-        std::mem::take(&mut *self.received.lock().expect("no panic while recording"))
+        std::mem::take(&mut *self.received.lock())
     }
 
     /// Connections accepted so far.
@@ -207,7 +208,7 @@ async fn respond(
     let is_mixed = key
         .and_then(|key| key.session_token)
         .is_some_and(|token| record.header("x-amz-security-token") != Some(&token));
-    received.lock().expect("no panic while recording").push(record);
+    received.lock().push(record);
     if is_mixed {
         let mut response = Response::new(Body::from("<Error><Code>InvalidToken</Code></Error>".to_owned()));
         *response.status_mut() = StatusCode::BAD_REQUEST;
