@@ -3,7 +3,7 @@
 ENGINE ?= docker
 IMAGE ?= yatagarasu
 
-.PHONY: help setup demo store check-docs test lint check-deploy soak bench budget compare transcript image check-image
+.PHONY: help setup demo store check-docs test checkers lint check-deploy soak bench budget compare transcript image check-image
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ test: setup ## Run all tests
 	@scripts/setup.sh ansible-playbook || echo "the tests of deploy/ansible are skipped: no ansible-playbook"
 	cargo test --locked --features faults -- --skip load::
 	cargo test --locked --features faults --test it -- load::
+
+checkers: setup ## Break a copy of the program on purpose and hold that the tests notice
+	scripts/checkers.sh
 
 lint: setup ## Check format, lints, documentation and dependencies
 	@scripts/setup.sh cargo-deny

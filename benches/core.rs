@@ -41,7 +41,7 @@ fn sign(c: &mut Criterion) {
         panic!("not admitted");
     };
     c.bench_function("signed-request", |b| {
-        b.iter(|| signed_request(black_box(&client), admission.bucket(), &admission, now()));
+        b.iter(|| signed_request(black_box(&client), &admission, now()));
     });
 }
 

@@ -1,42 +1,39 @@
-//! Failures on demand, for tests of the reload and of its checkers: compiled out unless the feature
-//! `faults` is on.
+//! Failpoints: stages of a reload that panic or hang on demand. Compiled out unless the feature `faults`
+//! is on.
 //!
-//! The file that `YATAGARASU_FAULT_FILE` names says what is wrong now: `panic STAGE`, `hang STAGE`, or
-//! the name of a defect that a checker must find.
+//! The file that `YATAGARASU_FAULT_FILE` names holds `panic STAGE` or `hang STAGE`. It is read at every
+//! failpoint, so a test can end a hang by emptying it.
+
+/// Panics or hangs here if the fault file asks for it.
+#[inline]
+pub(crate) fn point(stage: &str) {
+    #[cfg(feature = "faults")]
+    active::point(stage);
+    #[cfg(not(feature = "faults"))]
+    let _ = stage;
+}
 
 #[cfg(feature = "faults")]
-fn wanted() -> Option<String> {
+mod active {
     use std::ffi::OsString;
     use std::sync::LazyLock;
+    use std::thread::sleep;
+    use std::time::Duration;
+
     static FILE: LazyLock<Option<OsString>> = LazyLock::new(|| std::env::var_os("YATAGARASU_FAULT_FILE"));
-    std::fs::read_to_string(FILE.as_ref()?).ok().map(|text| text.trim().to_owned())
-}
 
-/// Whether a defect is switched on.
-#[cfg(feature = "faults")]
-pub(crate) fn is_active(defect: &str) -> bool {
-    wanted().is_some_and(|wanted| wanted == defect)
-}
-
-/// Never, in a program that people use.
-#[cfg(not(feature = "faults"))]
-#[inline(always)]
-pub(crate) fn is_active(_defect: &str) -> bool {
-    false
-}
-
-/// Fails here if that is wanted.
-#[inline]
-#[expect(clippy::panic, reason = "this is what it is for")]
-pub(crate) fn point(stage: &str) {
-    if cfg!(feature = "faults") {
-        if is_active(&format!("panic {stage}")) {
+    #[expect(clippy::panic, reason = "a failpoint panics on purpose")]
+    pub(super) fn point(stage: &str) {
+        if is_wanted("panic", stage) {
             panic!("a panic on demand in the stage {stage}");
         }
-        if is_active(&format!("hang {stage}")) {
-            while is_active(&format!("hang {stage}")) {
-                std::thread::sleep(std::time::Duration::from_millis(20));
-            }
+        while is_wanted("hang", stage) {
+            sleep(Duration::from_millis(20));
         }
+    }
+
+    fn is_wanted(effect: &str, stage: &str) -> bool {
+        let text = FILE.as_ref().and_then(|file| std::fs::read_to_string(file).ok());
+        text.is_some_and(|text| text.trim().split_once(' ') == Some((effect, stage)))
     }
 }

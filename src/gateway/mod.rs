@@ -16,7 +16,6 @@ mod rejection;
 mod store_answer;
 pub(crate) mod upstream;
 
-use std::borrow::Cow;
 use std::net::IpAddr;
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -36,14 +35,10 @@ use pingora::{Error, ErrorSource, ErrorType, Result};
 
 use crate::access::external::Services;
 use crate::answer::Answer;
-use crate::config::Bucket;
-use crate::fault;
 use crate::generation::Generation;
 use crate::net::peer::{self, Authorities};
 use crate::net::resolver::Resolver;
 use crate::operators::{Endpoint, Operators};
-use crate::process::signals;
-use crate::reload::attempt::Trigger;
 use crate::s3;
 use crate::tokens::issuers::Issuers;
 use access_log::{Access, CLIENT_CLOSED, count_external_decision, count_upstream_error};
@@ -76,9 +71,6 @@ impl ProxyHttp for Gateway {
     type CTX = Context;
 
     fn new_ctx(&self) -> Context {
-        if signals::take_pending() {
-            self.operators.reloader.trigger(Trigger::Signal { sender: None });
-        }
         Context {
             generation: self.operators.live.current(),
             _in_flight: self.operators.lifecycle.request(),
@@ -174,7 +166,7 @@ impl ProxyHttp for Gateway {
     }
 
     async fn upstream_peer(&self, _session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
-        let bucket = self.bucket_of(ctx)?.into_owned();
+        let bucket = admitted(ctx)?.shared_bucket().clone();
         self.check_total(ctx)?;
         let remaining = ctx.remaining(bucket.timeouts.total);
         if ctx.upstream.candidates.is_empty() {
@@ -234,10 +226,10 @@ impl ProxyHttp for Gateway {
         ctx: &mut Context,
     ) -> Result<()> {
         let client = session.req_header();
-        let bucket = self.bucket_of(ctx)?;
+        let admission = admitted(ctx)?;
         let now = Instant::now();
-        *request = upstream::signed_request(client, &bucket, admitted(ctx)?, ctx.time_of(now))?;
-        ctx.wait_for_header(now, &bucket.timeouts);
+        *request = upstream::signed_request(client, admission, ctx.time_of(now))?;
+        ctx.wait_for_header(now, &admission.bucket().timeouts);
         ctx.upstream.sent_at = Some(now);
         Ok(())
     }
@@ -429,17 +421,6 @@ impl Gateway {
                 question.answered(decision)
             }
         }
-    }
-
-    fn bucket_of<'c>(&self, ctx: &'c Context) -> Result<Cow<'c, Arc<Bucket>>> {
-        // The defect of a proxy that asks for the configuration again in a later phase.
-        if fault::is_active("two pointers") {
-            let current = self.operators.live.current();
-            let prefix = &admitted(ctx)?.bucket().prefix;
-            let found = current.config.buckets.iter().find(|bucket| bucket.prefix == *prefix);
-            return found.cloned().map(Cow::Owned).ok_or_else(|| Error::new_in(ErrorType::InternalError));
-        }
-        admitted(ctx).map(|admission| Cow::Borrowed(admission.shared_bucket()))
     }
 
     /// Counts a failure and keeps it as the reason, unless a later attempt succeeds.

@@ -32,11 +32,10 @@ const AMZ_SECURITY_TOKEN: HeaderName = HeaderName::from_static("x-amz-security-t
 /// what the client sent reaches the store only where it is named here.
 pub fn signed_request(
     client: &RequestHeader,
-    bucket: &Bucket,
     admission: &Admission,
     now: SystemTime,
 ) -> Result<RequestHeader> {
-    let Bucket { store, signer, .. } = bucket;
+    let Bucket { store, signer, .. } = admission.bucket();
     let method = &client.method;
     let path = store.path_of(admission.key());
     let query = admission.query();

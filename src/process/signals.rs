@@ -3,14 +3,12 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::SignalsInfo;
 use signal_hook::iterator::exfiltrator::origin::WithOrigin;
 
-use crate::fault;
 use crate::reload::Reloader;
 use crate::reload::attempt::Trigger;
 
@@ -41,9 +39,6 @@ impl Caught {
             let mut draining = false;
             for origin in &mut self.0 {
                 match origin.signal {
-                    SIGHUP if fault::is_active("looked at by the next request") => {
-                        PENDING.store(true, Ordering::SeqCst);
-                    }
                     SIGHUP => {
                         let sender = origin.process.map(|process| (process.pid, process.uid));
                         reloader.trigger(Trigger::Signal { sender });
@@ -59,12 +54,4 @@ impl Caught {
         })?;
         Ok(())
     }
-}
-
-/// The defect of a SIGHUP that waits for traffic.
-static PENDING: AtomicBool = AtomicBool::new(false);
-
-/// For the defect: a request looks whether a SIGHUP came.
-pub(crate) fn take_pending() -> bool {
-    fault::is_active("looked at by the next request") && PENDING.swap(false, Ordering::SeqCst)
 }

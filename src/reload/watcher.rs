@@ -23,7 +23,6 @@ use tokio::sync::oneshot;
 use tracing::warn;
 
 use crate::config::Watch;
-use crate::fault;
 use crate::reload::Reloader;
 use crate::reload::attempt::{Conditions, From, Trigger};
 use crate::settings::source::{Content, directory};
@@ -151,12 +150,6 @@ impl Watching {
         if self.undecided.as_ref().is_some_and(|last| last.digest == found && Instant::now() < last.due) {
             return;
         }
-        if fault::is_active("leading edge") {
-            self.reload(reloader);
-            self.wait_for_quiet(watch);
-            lie_about_what_was_seen(reloader);
-            return;
-        }
         for _ in 0..PATIENCE {
             self.wait_for_quiet(watch);
             let later = observe();
@@ -214,12 +207,6 @@ impl Watching {
         }
         *current = status;
     }
-}
-
-/// The defect of a watcher that trusts the first hint.
-fn lie_about_what_was_seen(reloader: &Reloader) {
-    let mut seen = reloader.shared.seen.lock();
-    seen.digest = Content::observe(reloader.path(), &seen.referenced).digest();
 }
 
 /// The kernel's side: one watch for every directory that matters.

@@ -13,7 +13,7 @@ use std::fs;
 use std::path::Path;
 
 /// The names that belong to no test; a test is written `module::name`.
-fn missing(named: &[&str]) -> Vec<String> {
+pub fn missing(named: &[&str]) -> Vec<String> {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it");
     let mut missing = Vec::new();
     for test in named {

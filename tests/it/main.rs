@@ -33,8 +33,6 @@ mod reload_honesty; //  … G35 to G41, G47: reports, history, rollback
 mod reload_process; //  … G23, G45, G46, G48: systemd, process 1, upgrade
 mod reload_program; //  … inside another program
 mod reload_model; //    … random steps against a model
-#[cfg(feature = "faults")]
-mod reload_checkers; // … programs that are broken on purpose
 mod faults; //    stores and clients that fail
 mod hostile_stores; //  … stores that do it on purpose
 mod hostile_clients; // … and clients
@@ -46,3 +44,4 @@ mod logs; //      … the level and the format, which a reload changes
 mod observed; //   rules that are observed before they are enforced
 mod load; //      large objects
 mod house; //     the floors of the source
+mod defects; //   programs that are broken on purpose
