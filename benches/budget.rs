@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use subject::{PRIVATE, PUBLIC, now};
-use yatagarasu::internals::{Prefix, Request, RouteTable, Verdict, admit, signed_request};
+use yatagarasu::internals::{Admitted, Prefix, Request, RouteTable, admit, signed_request};
 
 /// The program's own, so that an allocation costs what it costs there.
 #[global_allocator]
@@ -129,7 +129,7 @@ fn decide(auth: &str, times: usize) {
 fn build(times: usize) {
     let generation = subject::generation(10, PUBLIC);
     let request = subject::request(7, None);
-    let Ok(Verdict::Admitted(admission)) = admit(&generation, &request, None, now()) else {
+    let Ok(Admitted::Outright(admission)) = admit(&generation, &request, None, now()) else {
         panic!("not admitted");
     };
     for _ in 0..times {

@@ -22,7 +22,7 @@ use rcgen::{PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, Signat
 use serde_json::json;
 use subject::{PRIVATE, PUBLIC, SECRET, config_text, generation, load, now, request, token};
 use yatagarasu::internals::{
-    Prefix, Request, RouteTable, Rule, Source, Stages, Verdict, admit, changes, load_from, signed_request,
+    Admitted, Prefix, Request, RouteTable, Rule, Source, Stages, admit, changes, load_from, signed_request,
 };
 
 /// The program's own.
@@ -37,7 +37,7 @@ fn sign(c: &mut Criterion) {
     c.bench_function("sign", |b| b.iter(|| signer.sign(black_box(object), &signatory, now())));
 
     let client = request(0, None);
-    let Ok(Verdict::Admitted(admission)) = admit(&generation, &client, None, now()) else {
+    let Ok(Admitted::Outright(admission)) = admit(&generation, &client, None, now()) else {
         panic!("not admitted");
     };
     c.bench_function("signed-request", |b| {

@@ -47,7 +47,7 @@ pub mod internals {
     pub use crate::access::rule::Rule;
     pub use crate::config::stages::Stages;
     pub use crate::config::{Source, changes, load_from};
-    pub use crate::gateway::admission::{Verdict, admit};
+    pub use crate::gateway::admission::{Admitted, admit};
     pub use crate::gateway::upstream::signed_request;
     pub use crate::routing::{Prefix, RouteTable, decode};
     pub use crate::s3::key::ObjectKey;

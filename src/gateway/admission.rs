@@ -64,19 +64,19 @@ impl Admission {
     }
 }
 
-/// What [`admit`] finds about a request that it does not refuse.
+/// A request that [`admit`] does not reject.
 #[derive(Debug)]
-pub enum Verdict {
-    Admitted(Admission),
-    /// It may be read if a service says so.
-    Asks(Question),
+pub enum Admitted {
+    Outright(Admission),
+    /// The bucket's external authorization service decides.
+    Pending(Question),
 }
 
-impl Verdict {
+impl Admitted {
     /// The refusal that the client would have got so far if nothing were observed only.
     pub fn would_refuse(&self) -> Option<&Rejection> {
         match self {
-            Self::Admitted(admission) | Self::Asks(Question { admission, .. }) => admission.would_refuse(),
+            Self::Outright(admission) | Self::Pending(Question { admission, .. }) => admission.would_refuse(),
         }
     }
 }
@@ -126,14 +126,14 @@ impl Question {
 
     /// The admission after a yes; after anything else too, with what it would have been refused for,
     /// where the bucket's readers are observed only.
-    pub fn answered(self, decision: Result<Decision, Failure>) -> Result<Admission, Refusal> {
+    pub fn answered(self, decision: Result<Decision, Failure>) -> Result<Admission, Unadmitted> {
         let rejection = match decision {
             Ok(decision) if decision.allows => return Ok(self.admission),
             Ok(_) => Rejection::ExternalDenied,
             Err(failure) => Rejection::ExternalFailed(failure),
         };
         match self.admission.bucket.policy.mode {
-            Mode::Enforce => Err(Refusal { bucket: Some(self.admission.bucket), rejection }),
+            Mode::Enforce => Err(Unadmitted { bucket: Some(self.admission.bucket), rejection }),
             Mode::Observe => Ok(Admission { would_refuse: Some(rejection), ..self.admission }),
         }
     }
@@ -142,14 +142,14 @@ impl Question {
 /// The longest key of an object (Amazon S3 User Guide, "Naming Amazon S3 objects").
 const MAX_KEY_BYTES: usize = 1024;
 
-/// A rejection, and the bucket that the request belongs to when that was known by then.
+/// A request that is not admitted. `bucket` is `None` if it was rejected before its route was found.
 #[derive(Debug)]
-pub struct Refusal {
+pub struct Unadmitted {
     pub bucket: Option<Arc<Bucket>>,
     pub rejection: Rejection,
 }
 
-impl From<Rejection> for Refusal {
+impl From<Rejection> for Unadmitted {
     fn from(rejection: Rejection) -> Self {
         Self { bucket: None, rejection }
     }
@@ -163,7 +163,7 @@ pub fn admit(
     request: &Parts,
     address: Option<IpAddr>,
     now: SystemTime,
-) -> Result<Verdict, Refusal> {
+) -> Result<Admitted, Unadmitted> {
     if request.method != Method::GET && request.method != Method::HEAD {
         return Err(Rejection::Method.into());
     }
@@ -173,14 +173,14 @@ pub fn admit(
     let path = routing::decode(request.uri.path()).map_err(Rejection::Path)?;
     let (bucket, key) = generation.config.routes.find(&path).ok_or(Rejection::NoRoute)?;
     read(bucket, &path, key, request, address, now)
-        .map_err(|rejection| Refusal { bucket: Some(bucket.clone()), rejection })
+        .map_err(|rejection| Unadmitted { bucket: Some(bucket.clone()), rejection })
 }
 
 /// Whether an unknown key of the token decides, so that fetching keys may change the outcome.
-pub(crate) fn lacks_a_key(outcome: &Result<Verdict, Refusal>) -> bool {
+pub(crate) fn lacks_a_key(outcome: &Result<Admitted, Unadmitted>) -> bool {
     let rejection = match outcome {
-        Ok(verdict) => verdict.would_refuse(),
-        Err(refusal) => Some(&refusal.rejection),
+        Ok(admitted) => admitted.would_refuse(),
+        Err(unadmitted) => Some(&unadmitted.rejection),
     };
     rejection == Some(&Rejection::Denied(Denied::Token(InvalidToken::UnknownKey)))
 }
@@ -193,7 +193,7 @@ fn read(
     request: &Parts,
     address: Option<IpAddr>,
     now: SystemTime,
-) -> Result<Verdict, Rejection> {
+) -> Result<Admitted, Rejection> {
     let query = request.uri.query().unwrap_or_default();
     // No store can have it; it takes long to compare, and it grows threefold when it is encoded.
     if key.len() > MAX_KEY_BYTES {
@@ -231,9 +231,9 @@ fn read(
     let is_settled = bucket.policy.mode == Mode::Observe && admission.would_refuse.is_some();
     Ok(match &bucket.external {
         Some(external) if !is_settled => {
-            Verdict::Asks(Question::about(admission, external, &asked, &granted.principal))
+            Admitted::Pending(Question::about(admission, external, &asked, &granted.principal))
         }
-        _ => Verdict::Admitted(admission),
+        _ => Admitted::Outright(admission),
     })
 }
 
@@ -320,8 +320,8 @@ buckets:
     ) -> (Result<bool, Rejection>, Option<Rejection>) {
         let now = UNIX_EPOCH + Duration::from_secs(NOW);
         match admit(generation, request, Some(from), now) {
-            Ok(verdict) => (Ok(matches!(verdict, Verdict::Asks(_))), verdict.would_refuse().cloned()),
-            Err(refusal) => (Err(refusal.rejection), None),
+            Ok(admitted) => (Ok(matches!(admitted, Admitted::Pending(_))), admitted.would_refuse().cloned()),
+            Err(unadmitted) => (Err(unadmitted.rejection), None),
         }
     }
 
@@ -398,12 +398,12 @@ buckets:
         ];
         for (decision, rejection) in answers {
             for mode in ["enforce", "observe"] {
-                let verdict =
+                let admitted =
                     admit(&generation(block, "", mode), &request, None, UNIX_EPOCH).expect("a question");
-                let Verdict::Asks(question) = verdict else { panic!("no question") };
+                let Admitted::Pending(question) = admitted else { panic!("no question") };
                 let found = match question.answered(decision) {
                     Ok(admission) => (true, admission.would_refuse().cloned()),
-                    Err(refusal) => (false, Some(refusal.rejection)),
+                    Err(unadmitted) => (false, Some(unadmitted.rejection)),
                 };
                 let passes = mode == "observe" || rejection.is_none();
                 assert_eq!(found, (passes, rejection.clone()), "{mode} {decision:?}");

@@ -7,14 +7,14 @@ use http::request::Parts;
 use pingora::Error;
 use tracing::{Level, debug, enabled};
 
-use crate::gateway::admission::{Admission, Refusal};
+use crate::gateway::admission::{Admission, Unadmitted};
 use crate::gateway::context::Context;
 use crate::gateway::rejection::Rejection;
 use crate::routing;
 use crate::telemetry::units::milliseconds;
 
 /// Tells which bucket and which rule decided about a request for an object, and why it was refused.
-pub(super) fn tell_decision(ctx: &Context, request: &Parts, admitted: &Result<Admission, Refusal>) {
+pub(super) fn tell_decision(ctx: &Context, request: &Parts, admitted: &Result<Admission, Unadmitted>) {
     if !enabled!(Level::DEBUG) {
         return;
     }
@@ -24,7 +24,7 @@ pub(super) fn tell_decision(ctx: &Context, request: &Parts, admitted: &Result<Ad
             let decision = if observed.is_some() { "observed" } else { "admitted" };
             (Some(admission.shared_bucket()), decision, observed)
         }
-        Err(refusal) => (refusal.bucket.as_ref(), "refused", Some(&refusal.rejection)),
+        Err(unadmitted) => (unadmitted.bucket.as_ref(), "refused", Some(&unadmitted.rejection)),
     };
     debug!(
         request_id = ctx.request_id,

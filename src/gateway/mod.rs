@@ -44,7 +44,7 @@ use crate::tokens::issuers::Issuers;
 use access_log::{Access, CLIENT_CLOSED, count_external_decision, count_upstream_error};
 use address::Client;
 pub(crate) use address::LocalUser;
-use admission::{Admission, Refusal, Verdict, admit, lacks_a_key};
+use admission::{Admission, Admitted, Unadmitted, admit, lacks_a_key};
 use answering::{WRITE, keep_only, reject, replace, request_id, stamp, take, write};
 use context::{Context, Replacement, Upstream};
 pub(crate) use downstream::{Downstream, Expected, Malformed};
@@ -157,7 +157,7 @@ impl ProxyHttp for Gateway {
                 ctx.admission = Some(admission);
                 Ok(false)
             }
-            Err(Refusal { bucket, rejection }) => {
+            Err(Unadmitted { bucket, rejection }) => {
                 ctx.bucket = bucket;
                 reject(session, ctx, rejection).await?;
                 Ok(true)
@@ -403,16 +403,16 @@ impl Gateway {
         request: &Parts,
         address: Option<IpAddr>,
         received: SystemTime,
-    ) -> std::result::Result<Admission, Refusal> {
-        let verdict = match admit(generation, request, address, received) {
+    ) -> std::result::Result<Admission, Unadmitted> {
+        let admitted = match admit(generation, request, address, received) {
             outcome if lacks_a_key(&outcome) && self.issuers.ask(&generation.config.jwks).await => {
                 admit(generation, request, address, SystemTime::now())
             }
             outcome => outcome,
         };
-        match verdict? {
-            Verdict::Admitted(admission) => Ok(admission),
-            Verdict::Asks(question) => {
+        match admitted? {
+            Admitted::Outright(admission) => Ok(admission),
+            Admitted::Pending(question) => {
                 let bucket = question.bucket();
                 // Boxed, or the future of every request would have room for it: 5 % more instructions.
                 let asked = Box::pin(self.services.ask(bucket, question.external(), question.text()));
