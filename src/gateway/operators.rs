@@ -87,10 +87,8 @@ impl Gateway {
         {
             authenticated = authenticate();
         }
-        // Nobody guesses without a token, or at the socket.
-        let is_guess =
-            |denied: &Denied| denied.is_unauthenticated() && *denied != Denied::Token(InvalidToken::Missing);
-        if ctx.user.is_none() && authenticated.as_ref().is_err_and(is_guess) {
+        // At the socket the kernel names the user, so guessing gains nothing.
+        if ctx.user.is_none() && authenticated.as_ref().is_err_and(|denied| denied.row().counts_as_guess) {
             self.operators.limiter.failed(ctx.address, Instant::now());
         }
         let principal = authenticated.map_err(Rejection::Denied)?;

@@ -1,4 +1,5 @@
-//! Every reason to say no, and the one table of what each becomes: status, S3 code, metric label.
+//! Every reason why a client gets an error instead of an object, and the one table of what each of them
+//! becomes: status, S3 code, metric label.
 
 use std::time::Duration;
 
@@ -8,13 +9,12 @@ use pingora::{Error, ErrorSource, ErrorType};
 use serde_json::json;
 use thiserror::Error;
 
-use crate::access::denied::Denied;
+use crate::access::denied::{Denied, Row};
 use crate::access::external::Failure;
 use crate::answer::Answer;
 use crate::gateway::downstream::Malformed;
 use crate::routing::InvalidPath;
 use crate::s3;
-use crate::tokens::invalid_token::InvalidToken;
 
 /// The methods of the traffic port, as in an `Allow` header.
 pub(super) const METHODS: &str = "GET, HEAD, OPTIONS";
@@ -37,26 +37,26 @@ pub enum Rejection {
     NoKey,
     #[error("{0}")]
     Denied(Denied),
-    /// The service that decides about the bucket's requests says no.
+    /// The bucket's external authorization service denies the request.
     #[error("the external decision is no")]
     ExternalDenied,
-    /// It says nothing that could be understood.
+    /// The external authorization service gives no decision.
     #[error("there is no external decision; try again")]
     ExternalFailed(Failure),
-    /// Too many failed log-ins came from the client's network; how long it has to wait.
+    /// Too many log-ins failed from the client's network. Holds the time until the next one is allowed.
     #[error("too many failed log-ins from this network")]
     Throttled(Duration),
     #[error("no credentials for the store have arrived yet, or the last ones have expired")]
     NoCredentials,
     #[error("the store cannot be reached or does not answer as a store")]
     Upstream(UpstreamError),
-    /// The store answered with an error of its own; its status goes to the client.
+    /// The store answered with an error. The client gets the store's status and a document of ours.
     #[error("the store refused the request")]
     Store(u16),
     /// A header that Pingora cannot pass on.
     #[error("the request has a header that cannot be passed on")]
     Header,
-    /// A header that Pingora would have mended, so that others read it in another way.
+    /// A header that Pingora would repair, so that other programs would read it in another way.
     #[error("{}", match .0 {
         Malformed::Target => "the target of the request has a space, a control character, a fragment or what is not UTF-8",
         Malformed::LineEnd => "a line of the header does not end in CR LF",
@@ -70,23 +70,23 @@ pub enum Rejection {
     Internal,
 }
 
-/// What went wrong between the proxy and the store.
+/// A failure between the proxy and the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UpstreamError {
     /// The host name has no address.
     Resolve,
-    /// No connection.
+    /// No connection could be made.
     Connect,
-    /// No trust in the store's certificate, or no common version.
+    /// The store's certificate is not trusted, or there is no common version of TLS.
     Tls,
     Timeout,
-    /// The connection broke.
+    /// The connection was reset or closed.
     Reset,
-    /// Not HTTP.
+    /// The answer is not valid HTTP.
     Protocol,
-    /// A status that means nothing to a client, or something else than to us.
+    /// A status that has no meaning for a client, or another one than for us.
     Status(u16),
-    /// The store says that the bucket is elsewhere; the region or the endpoint is wrong.
+    /// A redirect: the configured region or endpoint is not the bucket's.
     Redirect,
 }
 
@@ -107,66 +107,60 @@ impl UpstreamError {
 }
 
 impl Rejection {
-    /// Status, S3 error code and metric label of every rejection.
-    fn answer_row(&self) -> (u16, &'static str, &'static str) {
+    /// The table of all rejections.
+    #[deny(clippy::wildcard_enum_match_arm, reason = "a new variant must not compile without its row")]
+    fn row(&self) -> Row {
+        use UpstreamError as U;
         match self {
-            Self::Method => (405, "MethodNotAllowed", "method"),
-            Self::NoHost => (400, "InvalidRequest", "no_host"),
-            Self::Body => (400, "InvalidRequest", "body"),
-            Self::Path(_) => (400, "InvalidURI", "path"),
-            Self::Query(_) => (400, "InvalidArgument", "query"),
-            Self::NoRoute => (404, "NoSuchBucket", "no_route"),
-            Self::NoKey => (404, "NoSuchKey", "no_key"),
-            Self::Denied(denied) => match denied {
-                Denied::Token(InvalidToken::Missing) => (401, "AccessDenied", "no_token"),
-                Denied::Token(InvalidToken::Expired) => (401, "AccessDenied", "expired"),
-                Denied::Claim { .. } => (403, "AccessDenied", "claim"),
-                Denied::Link(_) => (403, "AccessDenied", "link"),
-                Denied::Unconfigured => (403, "AccessDenied", "unconfigured"),
-                Denied::Network => (403, "AccessDenied", "network"),
-                Denied::Rule => (403, "AccessDenied", "deny_rule"),
-                Denied::NoRule => (403, "AccessDenied", "unmatched"),
-                Denied::Token(_) => (401, "AccessDenied", "bad_token"),
-            },
-            Self::ExternalDenied => (403, "AccessDenied", "external_denied"),
-            Self::ExternalFailed(_) => (503, "ServiceUnavailable", "external_failed"),
-            Self::Throttled(_) => (429, "SlowDown", "throttled"),
-            Self::NoCredentials => (503, "ServiceUnavailable", "no_credentials"),
-            Self::Upstream(UpstreamError::Timeout) => (504, "RequestTimeout", "upstream_timeout"),
-            Self::Upstream(_) => (502, "InternalError", "upstream"),
-            Self::Store(status) => (*status, store_code(*status), "store"),
-            Self::Header => (400, "InvalidRequest", "header"),
-            Self::Malformed(Malformed::Target) => (400, "InvalidURI", "malformed"),
-            Self::Malformed(Malformed::LineEnd) => (400, "InvalidRequest", "malformed"),
-            Self::LongKey => (400, "KeyTooLongError", "long_key"),
-            Self::Overdue => (504, "RequestTimeout", "overdue"),
-            Self::Internal => (500, "InternalError", "internal"),
+            Self::Method => Row::new(405, "MethodNotAllowed", "method"),
+            Self::NoHost => Row::new(400, "InvalidRequest", "no_host"),
+            Self::Body => Row::new(400, "InvalidRequest", "body"),
+            Self::Path(_) => Row::new(400, "InvalidURI", "path"),
+            Self::Query(_) => Row::new(400, "InvalidArgument", "query"),
+            Self::NoRoute => Row::new(404, "NoSuchBucket", "no_route"),
+            Self::NoKey => Row::new(404, "NoSuchKey", "no_key"),
+            Self::LongKey => Row::new(400, "KeyTooLongError", "long_key"),
+            Self::Denied(denied) => denied.row(),
+            Self::ExternalDenied => Row::new(403, "AccessDenied", "external_denied"),
+            Self::ExternalFailed(_) => Row::new(503, "ServiceUnavailable", "external_failed"),
+            Self::Throttled(_) => Row::new(429, "SlowDown", "throttled"),
+            Self::NoCredentials => Row::new(503, "ServiceUnavailable", "no_credentials"),
+            Self::Upstream(U::Timeout) => Row::new(504, "RequestTimeout", "upstream_timeout"),
+            Self::Upstream(
+                U::Resolve | U::Connect | U::Tls | U::Reset | U::Protocol | U::Status(_) | U::Redirect,
+            ) => Row::new(502, "InternalError", "upstream"),
+            Self::Store(status) => Row::new(*status, store_code(*status), "store"),
+            Self::Header => Row::new(400, "InvalidRequest", "header"),
+            Self::Malformed(Malformed::Target) => Row::new(400, "InvalidURI", "malformed"),
+            Self::Malformed(Malformed::LineEnd) => Row::new(400, "InvalidRequest", "malformed"),
+            Self::Overdue => Row::new(504, "RequestTimeout", "overdue"),
+            Self::Internal => Row::new(500, "InternalError", "internal"),
         }
     }
 
-    pub fn status(&self) -> u16 {
-        self.answer_row().0
+    pub(crate) fn status(&self) -> u16 {
+        self.row().status
     }
 
     /// The metric label, from a closed set.
-    pub fn label(&self) -> &'static str {
-        self.answer_row().2
+    pub(crate) fn label(&self) -> &'static str {
+        self.row().label
     }
 
-    /// The label and the cause, for the log. The client learns less of a service's failure.
-    pub fn in_words(&self) -> String {
+    /// The label and the cause, for the log. A client does not learn the cause of a service's failure.
+    pub(crate) fn in_words(&self) -> String {
         match self {
             Self::ExternalFailed(failure) => format!("{}: {failure}", self.label()),
             other => format!("{}: {other}", self.label()),
         }
     }
 
-    /// The document for the client, which learns the class and not the cause.
-    pub fn answer(&self, headers: &HeaderMap, request_id: &str) -> Answer {
-        let (status, code, _) = self.answer_row();
+    /// The answer for the client, which learns the class and not the cause.
+    pub(crate) fn answer(&self, headers: &HeaderMap, request_id: &str) -> Answer {
+        let Row { status, code, .. } = self.row();
         let message = match self {
             Self::Store(_) => store_message(code).to_owned(),
-            // The credentials are not the client's, nor is that they are missing.
+            // A client must not learn about our credentials, or that they are missing.
             Self::NoCredentials => "the store cannot be asked now; try again".to_owned(),
             other => other.to_string(),
         };
@@ -175,7 +169,7 @@ impl Rejection {
         } else {
             Answer::new(status, "application/xml", s3::error::document(code, &message, request_id))
         };
-        // Without a word about it a shared cache may keep "no such key" (RFC 9111, section 4.2.2).
+        // Without `Cache-Control` a shared cache may keep a 404 (RFC 9111, section 4.2.2).
         let answer = answer.uncached();
         match self {
             Self::Method => answer.allow(METHODS),
@@ -184,8 +178,8 @@ impl Rejection {
         }
     }
 
-    /// What an error of Pingora's means for the client; `None` when the client is gone.
-    pub fn of(error: &Error) -> Option<Self> {
+    /// The rejection that an error of Pingora's stands for; `None` if the client is gone.
+    pub(crate) fn of(error: &Error) -> Option<Self> {
         use ErrorType as T;
         let upstream = match (error.esource(), error.etype()) {
             (ErrorSource::Downstream, T::InvalidHTTPHeader) => return Some(Self::Header),
@@ -212,8 +206,8 @@ impl Rejection {
     }
 }
 
-/// The S3 code of a status that a store answered with. The store's own code stays in the log: it may
-/// tell of the credentials, which are not the client's.
+/// The S3 code for a store's status. The store's own code goes to the log only, because it may reveal
+/// something about our credentials.
 fn store_code(status: u16) -> &'static str {
     match status {
         400 => "InvalidRequest",
@@ -240,7 +234,8 @@ fn store_message(code: &str) -> &'static str {
     }
 }
 
-/// Whether `Accept` puts JSON above XML (RFC 9110, section 12.5.1). XML is S3's own.
+/// Whether `Accept` prefers JSON to XML (RFC 9110, section 12.5.1). Without a preference it is XML, as
+/// from S3.
 fn prefers_json(headers: &HeaderMap) -> bool {
     let accept = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect::<Vec<_>>();
     let weight = |types: &[&str]| -> f32 {
@@ -263,6 +258,7 @@ mod tests {
     use http::HeaderValue;
 
     use crate::access::links::InvalidLink;
+    use crate::tokens::invalid_token::InvalidToken;
 
     #[test]
     fn accept_chooses_the_document() {

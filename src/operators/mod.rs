@@ -382,7 +382,7 @@ pub(crate) fn absent() -> Answer {
 
 /// The answer to somebody who may not.
 pub(crate) fn refusal(denied: &Denied) -> Answer {
-    let answer = if denied.is_unauthenticated() {
+    let answer = if denied.row().status == 401 {
         error(401, &format!("Authentication required: {denied}"))
     } else {
         error(403, &format!("Forbidden: {denied}"))
