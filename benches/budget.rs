@@ -1,4 +1,4 @@
-//! What the hot functions and a whole request cost, in instructions and allocations, held against
+//! The cost of the hot functions and of a whole request, in instructions and allocations, held against
 //! `benches/budget.txt`. Fails when something costs more.
 //!
 //!     cargo bench --bench budget                 compares
@@ -16,15 +16,17 @@ mod subject;
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::hint::black_box;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
-use std::thread;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
-use subject::{PRIVATE, PUBLIC, now};
+use kit::faulty::Faulty;
+use kit::raw::Raw;
+use kit::{PUBLIC, Program, Surroundings};
+use subject::{PRIVATE, now};
+use tokio::net::TcpStream;
+use tokio::runtime::Runtime;
 use yatagarasu::internals::{Admitted, Prefix, Request, RouteTable, admit, signed_request};
 
 /// The program's own, so that an allocation costs what it costs there.
@@ -35,8 +37,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// moments at which threads wake, differ from run to run. Of allocations not one more is.
 const TOLERANCE: f64 = 0.03;
 
-/// How long the program under callgrind may take to start or to end.
+/// How long the program under callgrind may take to start.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+const PROGRAM: Program = Program::at(env!("CARGO_BIN_EXE_yatagarasu"));
 
 const BUDGET: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/budget.txt");
 
@@ -72,7 +76,9 @@ fn main() -> ExitCode {
     }
     let update = arguments.iter().any(|argument| argument == "--update");
     let functions = FUNCTIONS.map(|(name, times, _)| (name, per_run(times, |runs| function(name, runs))));
-    let requests = REQUESTS.map(|(name, auth)| (name, per_run(REQUEST_RUNS, |runs| requests(auth, runs))));
+    let runtime = Runtime::new().expect("a runtime");
+    let measure = |auth, runs| runtime.block_on(requests(auth, runs));
+    let requests = REQUESTS.map(|(name, auth)| (name, per_run(REQUEST_RUNS, |runs| measure(auth, runs))));
     let measured: Vec<_> = functions.into_iter().chain(requests).collect();
     if update {
         fs::write(BUDGET, written(&measured)).expect("the budget can be written");
@@ -156,24 +162,24 @@ fn per_run(runs: usize, measure: impl Fn(usize) -> Cost) -> Cost {
     }
 }
 
-fn callgrind(folder: &Path) -> (Command, PathBuf) {
-    let profile = folder.join("callgrind.out");
-    let mut command = Command::new("valgrind");
-    command.args(["--quiet", "--tool=callgrind"]).stderr(Stdio::null());
-    command.arg(format!("--callgrind-out-file={}", profile.display()));
-    (command, profile)
+/// The command that runs another one and writes its profile.
+fn callgrind(profile: &Path) -> Vec<String> {
+    let profile = format!("--callgrind-out-file={}", profile.display());
+    ["valgrind", "--quiet", "--tool=callgrind", &profile].map(str::to_owned).to_vec()
 }
 
 fn function(name: &str, times: usize) -> Cost {
     let folder = tempfile::tempdir().expect("a folder");
-    let (mut command, profile) = callgrind(folder.path());
-    command.arg(std::env::current_exe().expect("this program"));
+    let profile = folder.path().join("callgrind.out");
+    let words = callgrind(&profile);
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]).stderr(Stdio::null()).arg(std::env::current_exe().expect("this program"));
     let status = command.args(["--run", name, &times.to_string()]).status();
     assert!(status.expect("valgrind is installed").success(), "`{name}` failed under valgrind");
     count(&profile)
 }
 
-/// Where memory comes from: what the Rust side of mimalloc calls, and what C code does.
+/// The functions that allocate: those of mimalloc that Rust calls, and those that C code calls.
 const ALLOCATING: [&str; 6] =
     ["mi_malloc_aligned", "mi_zalloc_aligned", "mi_realloc_aligned", "malloc", "calloc", "realloc"];
 
@@ -204,104 +210,50 @@ fn count(profile: &Path) -> Cost {
 
 // A whole request.
 
-/// Kills the program when a check fails before it has ended.
-struct Proxy(Child);
-
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn requests(auth: &str, times: usize) -> Cost {
-    let store = store();
-    let free = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port");
+async fn requests(auth: &str, times: usize) -> Cost {
+    let store = Faulty::answering(object()).await;
+    let config = subject::config(10, auth).server("threads: 1").each(|bucket| bucket.endpoint(&store.url()));
     let folder = tempfile::tempdir().expect("a folder");
-    let config = folder.path().join("config.yaml");
-    let buckets = subject::config_text(10, auth).replace("127.0.0.1:9000", &store.to_string());
-    let server = format!("server: {{ address: 127.0.0.1, port: {}, threads: 1 }}\n", free.port());
-    fs::write(&config, server + &buckets).expect("the configuration can be written");
+    let profile = folder.path().join("callgrind.out");
+    let surroundings = Surroundings { wrapper: callgrind(&profile), ..Surroundings::default() };
+    let mut proxy = PROGRAM.spawn(&config, &surroundings);
 
-    let (mut command, profile) = callgrind(folder.path());
-    command.arg(env!("CARGO_BIN_EXE_yatagarasu")).arg("--config").arg(&config);
-    let mut proxy = Proxy(command.stdout(Stdio::null()).spawn().expect("valgrind is installed"));
-    let mut client = connect(free);
+    let mut client = connect(proxy.address).await;
     let token = format!("Bearer {}", subject::hs256());
-    let ask = format!(
-        "GET /tenants/t7/2024/summer/cat.jpg HTTP/1.1\r\nHost: {free}\r\nAuthorization: {token}\r\n\r\n"
-    );
     for _ in 0..times {
-        client.get_mut().write_all(ask.as_bytes()).expect("the proxy reads");
-        answered(&mut client);
+        let answer = client.ask("GET", "/tenants/t7/2024/summer/cat.jpg", &[("Authorization", &token)]).await;
+        assert_eq!((answer.status, answer.body.len()), (200, OBJECT_BYTES), "{}", answer.head);
     }
     drop(client);
-    let pid = i32::try_from(proxy.0.id()).ok().and_then(Pid::from_raw).expect("a process");
-    kill_process(pid, Signal::TERM).expect("the proxy lives");
-    let deadline = Instant::now() + PATIENCE;
-    while proxy.0.try_wait().expect("a child").is_none() {
-        assert!(Instant::now() < deadline, "the proxy does not end");
-        thread::sleep(Duration::from_millis(10));
-    }
+    proxy.signal("TERM");
+    proxy.exit().await;
     count(&profile)
 }
 
-fn connect(address: SocketAddr) -> BufReader<TcpStream> {
+async fn connect(address: SocketAddr) -> Raw {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        match TcpStream::connect(address) {
+        match TcpStream::connect(address).await {
             Ok(stream) => {
                 stream.set_nodelay(true).expect("a socket");
-                stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
-                return BufReader::new(stream);
+                return Raw(stream);
             }
             Err(error) => assert!(Instant::now() < deadline, "the proxy does not start: {error}"),
         }
-        thread::sleep(Duration::from_millis(10));
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
-}
-
-/// Reads one answer, which must be the object.
-fn answered(client: &mut BufReader<TcpStream>) {
-    let head = read_head(client).expect("the proxy answers");
-    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
-    let mut body = vec![0; OBJECT_BYTES];
-    client.read_exact(&mut body).expect("the object");
-}
-
-/// Up to and with the empty line; `None` at the end of the connection.
-fn read_head(stream: &mut impl BufRead) -> Option<String> {
-    let mut head = String::new();
-    while !head.ends_with("\r\n\r\n") {
-        if stream.read_line(&mut head).ok()? == 0 {
-            return None;
-        }
-    }
-    Some(head)
 }
 
 const OBJECT_BYTES: usize = 1024;
 
-/// A store that has one object, and answers every request with it in one packet.
-fn store() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = listener.local_addr().expect("an address");
+/// A store's answer with the object, to be sent in one packet.
+fn object() -> Vec<u8> {
     let mut answer = format!(
         "HTTP/1.1 200 OK\r\nETag: \"9b2cf5\"\r\nContent-Type: image/jpeg\r\nContent-Length: {OBJECT_BYTES}\r\nLast-Modified: Wed, 15 Nov 2023 08:00:00 GMT\r\nServer: store\r\nx-amz-request-id: 4442587FB7D0A2F9\r\n\r\n"
     )
     .into_bytes();
     answer.resize(answer.len() + OBJECT_BYTES, b'x');
-    thread::spawn(move || {
-        for stream in listener.incoming().map_while(Result::ok) {
-            stream.set_nodelay(true).expect("a socket");
-            let answer = answer.clone();
-            thread::spawn(move || {
-                let mut stream = BufReader::new(stream);
-                while read_head(&mut stream).is_some() && stream.get_mut().write_all(&answer).is_ok() {}
-            });
-        }
-    });
-    address
+    answer
 }
 
 // The budget: a line `name instructions allocations` each.

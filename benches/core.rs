@@ -18,9 +18,11 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use jsonwebtoken::{Algorithm, EncodingKey};
+use kit::PUBLIC;
+use kit::token::SECRET;
 use rcgen::{PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, SignatureAlgorithm};
 use serde_json::json;
-use subject::{PRIVATE, PUBLIC, SECRET, config_text, generation, load, now, request, token};
+use subject::{PRIVATE, config, generation, load, now, request, token};
 use yatagarasu::internals::{
     Admitted, Prefix, Request, RouteTable, Rule, Source, Stages, admit, changes, load_from, signed_request,
 };
@@ -65,9 +67,8 @@ fn authorize(c: &mut Criterion) {
     let mut group = c.benchmark_group("authorize");
     for algorithm in [HS256, HS384, HS512, RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA] {
         let (key, signing) = keys(algorithm);
-        let file = config_text(1, PRIVATE)
-            .replace(&format!("secret: {SECRET}"), &format!("algorithm: {algorithm:?}, {key}"));
-        let config = load(&file);
+        let file = config(1, PRIVATE).with(&format!("jwt: {{ algorithm: {algorithm:?}, {key} }}"));
+        let config = load(&file.yaml());
         let request = request(0, Some(&token(algorithm, &signing, "ann")));
         group.bench_function(format!("{algorithm:?}"), |b| {
             b.iter(|| {
@@ -126,7 +127,7 @@ fn claims(c: &mut Criterion) {
         "{ claim: level, operator: lte, value: 8 }",
     ];
     let auth = format!("auth: {{ enabled: true, claims: [{}] }}", conditions.join(", "));
-    let config = load(&config_text(1, &auth));
+    let config = load(&config(1, &auth).yaml());
     let Rule::Token { conditions, .. } = subject::rule(&config) else { panic!("the rule asks for a token") };
     let claims = json!({
         "sub": "ann", "role": "reader", "department": { "name": "web" }, "groups": ["a", "b", "c"], "level": 5
@@ -154,7 +155,7 @@ fn load_and_build(c: &mut Criterion) {
     let mut group = c.benchmark_group("load");
     group.sample_size(10).measurement_time(Duration::from_secs(3));
     for buckets in [10, 1_000, 10_000] {
-        let text = config_text(buckets, PRIVATE);
+        let text = config(buckets, PRIVATE).yaml();
         group.throughput(Throughput::Elements(buckets as u64));
         group.bench_function(BenchmarkId::new("new", buckets), |b| b.iter(|| load(black_box(&text))));
 
@@ -179,16 +180,16 @@ fn limits(c: &mut Criterion) {
     };
     let rules: Vec<String> =
         (0..1_000).map(|n| format!("{{ path: \"{}*{n:04}\", allow: public }}", "a".repeat(1_019))).collect();
-    let rules = config_text(1, &format!("auth: {{ rules: [{}] }}", rules.join(", ")));
+    let rules = config(1, &format!("auth: {{ rules: [{}] }}", rules.join(", "))).yaml();
     group.bench_function("rules-1000", |b| b.iter(|| judge(black_box(&rules)).expect("valid")));
 
     let mistakes = format!("server: {{ trusted_proxies: [{}] }}\nbuckets: []\n", "1,".repeat(30_000));
     group.bench_function("mistakes-30000", |b| b.iter(|| judge(black_box(&mistakes)).expect_err("mistakes")));
 
     for buckets in [10_000, 100_000] {
-        let text = config_text(buckets, PRIVATE);
-        let in_service = load(&text);
-        let changed = text.replace("eu-west-1", "eu-west-2");
+        let file = config(buckets, PRIVATE);
+        let in_service = load(&file.yaml());
+        let changed = file.each(|bucket| bucket.region("eu-west-2")).yaml();
         group.bench_function(BenchmarkId::new("changed", buckets), |b| {
             b.iter(|| {
                 let source = Source::Text { path: "bench.yaml".into(), text: changed.clone().into_bytes() };

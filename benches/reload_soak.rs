@@ -95,16 +95,16 @@ async fn soak(reloads: u64) {
     assert_eq!(first.threads, last.threads);
 }
 
-fn many(buckets: usize, store: &Store, colour: u64) -> String {
-    let mut config =
-        format!("server: {{ address: 127.0.0.1, port: {{port}}, generation_header: true }}\n{JWT}buckets:\n");
-    for number in 0..buckets {
+fn many(buckets: usize, store: &Store, colour: u64) -> Config {
+    let bucket = |number: usize| {
         // Two of them change with the colour.
         let prefix = if number < 2 { format!("/c{colour}-{number}") } else { format!("/many{number}") };
-        config.push_str(&bucket(&format!("many{number}"), &prefix, store, PUBLIC));
-    }
-    config.push_str(&bucket("photos", "/photos", store, PUBLIC));
-    config
+        Bucket::named(&format!("many{number}")).at(&prefix).store(store)
+    };
+    Config::new()
+        .server("generation_header: true")
+        .buckets((0..buckets).map(bucket))
+        .bucket(Bucket::named("photos").store(store))
 }
 
 /// By turns without reloads and with, each for so long.
@@ -120,7 +120,7 @@ async fn latency() {
     let contents: Vec<_> = (1..=2)
         .map(|colour| {
             let path = proxy.folder.path().join(format!("colour-{colour}"));
-            let config = many(10_000, &store, colour).replace("{port}", &proxy.address.port().to_string());
+            let config = many(10_000, &store, colour).text(proxy.address.port());
             std::fs::write(&path, config).expect("written");
             path
         })

@@ -1,19 +1,18 @@
-//! What the benches measure: a configuration with many buckets, and requests for objects in it. The
-//! time is fixed, so that every run does the same.
+//! The subject of the benches: a configuration with many buckets, and requests for objects in it. The time
+//! is fixed, so that every run does the same.
 
-use std::fmt::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use jsonwebtoken::{Algorithm, EncodingKey};
+use kit::Bucket;
+use kit::token::{SECRET, signed};
 use pingora::http::RequestHeader;
 use serde_json::json;
 use yatagarasu::internals::{Readers, Rule, Source, Stages, load_from};
 use yatagarasu::{Config, Generation, Live};
 
-pub const SECRET: &str = "a-secret-of-at-least-32-characters";
-pub const PUBLIC: &str = "auth: { enabled: false }";
 pub const PRIVATE: &str =
     "auth: { enabled: true, claims: [{ claim: role, operator: equals, value: reader }] }";
 
@@ -23,21 +22,17 @@ pub fn now() -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(NOW)
 }
 
-/// A configuration file; bucket `n` is at `/tenants/t<n>`.
-pub fn config_text(buckets: usize, auth: &str) -> String {
-    let mut text = format!("jwt: {{ secret: {SECRET} }}\nbuckets:\n");
-    for n in 0..buckets {
-        write!(
-            text,
-            "- name: t{n}
-  path_prefix: /tenants/t{n}
-  s3: {{ bucket: tenant-{n}, region: eu-west-1, endpoint: \"http://127.0.0.1:9000\", access_key: AKIDEXAMPLE, secret_key: secret }}
-  {auth}
-"
-        )
-        .expect("writing to a String cannot fail");
-    }
-    text
+/// Many buckets; bucket `n` is at `/tenants/t<n>`.
+pub fn config(buckets: usize, auth: &str) -> kit::Config {
+    let bucket = |n: usize| {
+        Bucket::named(&format!("t{n}"))
+            .at(&format!("/tenants/t{n}"))
+            .target(&format!("tenant-{n}"))
+            .region("eu-west-1")
+            .endpoint("http://127.0.0.1:9000")
+            .auth(auth)
+    };
+    kit::Config::new().buckets((0..buckets).map(bucket))
 }
 
 pub fn load(text: &str) -> Config {
@@ -46,7 +41,7 @@ pub fn load(text: &str) -> Config {
 }
 
 pub fn generation(buckets: usize, auth: &str) -> Arc<Generation> {
-    Live::new(Arc::new(load(&config_text(buckets, auth)))).current()
+    Live::new(Arc::new(load(&config(buckets, auth).yaml()))).current()
 }
 
 /// A request as a browser sends it, for an object of bucket `n`.
@@ -71,7 +66,7 @@ pub fn request(n: usize, token: Option<&str>) -> RequestHeader {
 /// A token that [`PRIVATE`] accepts, at [`now`] and at the time of the clock.
 pub fn token(algorithm: Algorithm, key: &EncodingKey, subject: &str) -> String {
     let claims = json!({ "sub": subject, "role": "reader", "iat": NOW, "exp": 4_000_000_000_u64 });
-    jsonwebtoken::encode(&Header::new(algorithm), &claims, key).expect("a token")
+    signed(algorithm, key, &claims)
 }
 
 pub fn hs256() -> String {
@@ -82,7 +77,7 @@ pub fn hs256_of(subject: &str) -> String {
     token(Algorithm::HS256, &EncodingKey::from_secret(SECRET.as_bytes()), subject)
 }
 
-/// What the first bucket asks of a token.
+/// The rule of the first bucket.
 pub fn rule(config: &Config) -> &Rule {
     match &config.buckets[0].policy.readers {
         Readers::Whole(rule) => rule,

@@ -26,7 +26,7 @@ async fn reload_waits_for_the_verdict_and_exits_with_it() {
     let (code, text) = printed(&run(&stack.proxy, &["reload"]));
     assert_eq!((code, text.as_str()), (Some(0), "generation 2 is in service; changes: 0\n"));
 
-    let config = Stack::config(&stack.store, "").replace("/photos", "/pictures");
+    let config = stack.photos_at("/pictures");
     stack.proxy.write_config(&config);
     let (code, text) = printed(&run(&stack.proxy, &["reload"]));
     assert_eq!(code, Some(0));
@@ -34,7 +34,7 @@ async fn reload_waits_for_the_verdict_and_exits_with_it() {
     assert_eq!(stack.proxy.get("/pictures/cat.jpg").await.status(), 200);
 
     // A verdict of the server: it sees what this command, in another environment, does not.
-    let reference = config.replace("us-east-1", "\"${ONLY_HERE}\"");
+    let reference = config.each(|bucket| bucket.region("\"${ONLY_HERE}\""));
     stack.proxy.write_config(&reference);
     let mut command = PROGRAM.command();
     command.env("ONLY_HERE", "eu-west-1").args(["reload", "--config"]).arg(stack.proxy.config_path());
@@ -59,10 +59,7 @@ async fn reload_takes_a_token_from_a_file_and_says_why_it_fails() {
     let (code, text) = printed(&run(&stack.proxy, &["reload", "--token-file", file]));
     assert!(code == Some(1) && text.contains("403"), "{text}");
     // The secret in the file is not the running one.
-    stack.proxy.write_config(&Stack::config(
-        &stack.store,
-        "jwt: { secret: a-new-secret-of-at-least-32-characters }",
-    ));
+    stack.proxy.write_config(&stack.config().with("jwt: { secret: a-new-secret-of-at-least-32-characters }"));
     let (code, text) = printed(&run(&stack.proxy, &["reload"]));
     assert!(code == Some(1) && text.contains("Invalid signature") && text.contains("--token-file"), "{text}");
     assert_eq!(stack.proxy.metric("config_generation").await, 2.0);
@@ -81,7 +78,7 @@ async fn reload_satisfies_the_operators_conditions_by_itself() {
 fn reload_without_a_server_fails() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("config.yaml");
-    proxy::write(&path, &format!("server: {{ port: {} }}\n{JWT}buckets: []\n", proxy::free_port()));
+    proxy::write(&path, &Config::new().text(proxy::free_port()));
     let (code, text) = printed(&PROGRAM.run(&["reload", "--config", path.to_str().expect("plain")]));
     assert!(code == Some(1) && text.contains("is the server running"), "{text}");
 }
@@ -100,9 +97,8 @@ fn reload_sends_no_token_of_its_own_to_another_users_port() {
     let at = |name: &str| folder.path().join(name);
     // Somebody listens there while the server is down.
     let port = proxy::free_port();
-    let server = format!("server: {{ address: 127.0.0.1, port: {port} }}\n");
     proxy::allow(folder.path(), 0o755);
-    proxy::write(&at("theirs.yaml"), &format!("{server}{JWT}buckets: []\n"));
+    proxy::write(&at("theirs.yaml"), &Config::new().text(port));
     proxy::allow(&at("theirs.yaml"), 0o644);
     let log = fs::File::create(at("log")).expect("created");
     let mut command = PROGRAM.command();
@@ -117,7 +113,7 @@ fn reload_sends_no_token_of_its_own_to_another_users_port() {
     let ours = at("ours.yaml");
     let path = ours.to_str().expect("plain");
     let reload = |more: &str, arguments: &[&str]| {
-        proxy::write(&ours, &format!("{server}{JWT}{more}buckets: []\n"));
+        proxy::write(&ours, &Config::new().with(more).text(port));
         printed(&PROGRAM.run(&[&["reload", "--config", path], arguments].concat()))
     };
     let (code, text) = reload("", &[]);
@@ -125,7 +121,7 @@ fn reload_sends_no_token_of_its_own_to_another_users_port() {
     assert!(!fs::read_to_string(at("log")).expect("a log").contains("/admin/reload"));
     // An address that is given is the caller's own choice, and an operator may have an operator's token.
     assert_eq!(reload("", &["--url", &format!("http://127.0.0.1:{port}")]).0, Some(0));
-    assert_eq!(reload("admin: { socket_uids: [4711], socket: none.sock }\n", &[]).0, Some(0));
+    assert_eq!(reload("admin: { socket_uids: [4711], socket: none.sock }", &[]).0, Some(0));
     std::os::unix::fs::chown(&ours, Some(OTHER), None).expect("given away");
     assert_eq!(printed(&PROGRAM.run(&["reload", "--config", path])).0, Some(0));
 }

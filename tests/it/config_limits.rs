@@ -156,7 +156,7 @@ fn a_thousand_long_rules_are_compared_in_time() {
 
 #[tokio::test]
 async fn a_file_that_would_eat_the_memory_is_refused_and_the_process_serves_on() {
-    let proxy = PROGRAM.start(&format!("{JWT}buckets: []\n")).await;
+    let proxy = PROGRAM.start(&Config::new()).await;
     let limit = (proxy.memory_kib("VmSize") + (512 << 10)) * 1024;
     let pid = proxy.pid().to_string();
     let status = Command::new("prlimit").args(["--pid", &pid, &format!("--as={limit}")]).status();

@@ -218,10 +218,8 @@ async fn no_report_shows_what_a_reference_was_filled_in_with() {
     let planted = Planted::new(files.path());
     let (sender, mut heard) = tokio::sync::mpsc::unbounded_channel();
     let hook = hook(sender).await;
-    let config = format!(
-        "{JWT}reload: {{ history_file: history.json, notify: {{ url: \"{}\" }} }}\nbuckets: []\n",
-        hook.url()
-    );
+    let reload = format!("reload: {{ history_file: history.json, notify: {{ url: \"{}\" }} }}", hook.url());
+    let config = Config::new().with(&reload);
     let environment = planted.environment;
     let proxy = PROGRAM.start_in(&config, Surroundings { environment, ..Default::default() }).await;
     let texts = configurations(&planted.references);

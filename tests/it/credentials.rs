@@ -14,30 +14,32 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 const ROLE: &str = "arn:aws:iam::123456789012:role/reader";
 
-/// An entry of `buckets` that is public, with `keys` in place of the harness's own.
-fn entry(name: &str, endpoint: &str, keys: &str) -> String {
-    format!(
-        "- {{ name: {name}, path_prefix: /{name}, auth: {{ enabled: false }}, s3: {{ bucket: photos, region: us-east-1, endpoint: \"{endpoint}\"{keys} }} }}\n"
-    )
+/// A public bucket `photos` whose credentials come from a source.
+fn from(source: &str) -> Bucket {
+    Bucket::named("photos").credentials(source)
 }
 
-fn credentials(options: &str) -> String {
-    format!(", credentials: {{ {options} }}")
+/// A public bucket with this name, whose credentials are those of a role.
+fn assuming(name: &str, more: &str) -> Bucket {
+    Bucket::named(name)
+        .target("photos")
+        .credentials(&format!("source: assume_role, role_arn: \"{ROLE}\"{more}"))
+        .keys("AKBASE", "SKBASE")
 }
 
 /// A store, an authority that issues keys for it, and a proxy with one bucket `photos`.
 async fn start(
     lifetime: Duration,
-    keys: &str,
+    photos: Bucket,
     environment: impl FnOnce(&Authority) -> Vec<(String, String)>,
 ) -> Stage {
-    start_at(Mode::Issue, lifetime, keys, environment).await
+    start_at(Mode::Issue, lifetime, photos, environment).await
 }
 
 async fn start_at(
     mode: Mode,
     lifetime: Duration,
-    keys: &str,
+    photos: Bucket,
     environment: impl FnOnce(&Authority) -> Vec<(String, String)>,
 ) -> Stage {
     let store = Store::start().await;
@@ -45,7 +47,7 @@ async fn start_at(
     let authority = Authority::start(store.keys.clone(), lifetime).await;
     authority.set(mode);
     let environment = environment(&authority);
-    let config = format!("{JWT}buckets:\n{}", entry("photos", &store.url(), keys));
+    let config = Config::new().bucket(photos.store(&store));
     let proxy = PROGRAM.start_in(&config, Surroundings { environment, ..Default::default() }).await;
     Stage { store, authority, proxy }
 }
@@ -89,7 +91,7 @@ async fn ask(proxy: &Proxy, method: &str, path: &str, id: &str) -> (u16, String,
 
 #[tokio::test]
 async fn an_instance_has_the_keys_of_its_role() {
-    let stage = start(HOUR, &credentials("source: instance"), Authority::environment).await;
+    let stage = start(HOUR, from("source: instance"), Authority::environment).await;
     stage.reads_as_what_was_issued().await;
     let asked: Vec<String> = stage.authority.asked().into_iter().map(|asked| asked.what).collect();
     assert_eq!(asked[0], "PUT /latest/api/token", "{asked:?}");
@@ -97,7 +99,7 @@ async fn an_instance_has_the_keys_of_its_role() {
 
 #[tokio::test]
 async fn a_container_shows_its_token_and_gets_keys() {
-    let stage = start(HOUR, &credentials("source: container"), Authority::container).await;
+    let stage = start(HOUR, from("source: container"), Authority::container).await;
     stage.reads_as_what_was_issued().await;
     assert!(!stage.proxy.log_text().contains(CONTAINER_TOKEN));
 }
@@ -108,7 +110,7 @@ async fn a_web_identity_is_exchanged_for_keys() {
     let file = folder.path().join("token");
     std::fs::write(&file, "a-token-of-the-cluster").expect("written");
     let options = format!("source: web_identity, role_arn: \"{ROLE}\", token_file: {}", file.display());
-    let stage = start(HOUR, &credentials(&options), Authority::environment).await;
+    let stage = start(HOUR, from(&options), Authority::environment).await;
     stage.reads_as_what_was_issued().await;
     let [asked] = stage.authority.asked().try_into().expect("one question");
     assert_eq!(asked.form["Action"], "AssumeRoleWithWebIdentity");
@@ -122,9 +124,8 @@ async fn a_web_identity_is_exchanged_for_keys() {
 
 #[tokio::test]
 async fn a_role_is_assumed_with_the_keys_beside_it() {
-    let options = format!("source: assume_role, role_arn: \"{ROLE}\", session_name: s-1, external_id: x-1");
-    let keys = format!("{}, access_key: AKBASE, secret_key: SKBASE", credentials(&options));
-    let stage = start(HOUR, &keys, Authority::environment).await;
+    let role = assuming("photos", ", session_name: s-1, external_id: x-1");
+    let stage = start(HOUR, role, Authority::environment).await;
     stage.reads_as_what_was_issued().await;
     let [asked] = stage.authority.asked().try_into().expect("one question");
     let form = |name: &str| asked.form[name].as_str();
@@ -142,7 +143,7 @@ async fn a_profile_is_read_from_its_file() {
         format!("[reader]\naws_access_key_id = {access_key}\naws_secret_access_key = {secret_key}\n");
     std::fs::write(&file, profile).expect("written");
     let options = format!("source: profile, profile: reader, profile_file: {}", file.display());
-    let stage = start(HOUR, &credentials(&options), Authority::environment).await;
+    let stage = start(HOUR, from(&options), Authority::environment).await;
     assert_eq!(stage.read_as().await, (access_key.to_owned(), None));
     // They do not expire, so there is nothing to show.
     let metrics = stage.proxy.metrics().await;
@@ -151,7 +152,7 @@ async fn a_profile_is_read_from_its_file() {
 
 #[tokio::test]
 async fn without_keys_they_are_looked_for_where_the_sdks_look() {
-    let stage = start(HOUR, "", Authority::container).await;
+    let stage = start(HOUR, Bucket::named("photos").without_keys(), Authority::container).await;
     stage.reads_as_what_was_issued().await;
     let expiry = "yatagarasu_credentials_expiry_timestamp_seconds{bucket=\"photos\"}";
     let left = stage.proxy.metric(expiry).await - token::now() as f64;
@@ -169,8 +170,8 @@ async fn requests_get_503_until_credentials_come() {
         http_answer(200, "", &format!("{{\"SecretAccessKey\": \"{planted}\",}}")),
         "nonsense\r\n\r\n".to_owned(),
     ] {
-        let keys = credentials("source: container");
-        let stage = start_at(Mode::Answer(answer), HOUR, &keys, Authority::container).await;
+        let stage =
+            start_at(Mode::Answer(answer), HOUR, from("source: container"), Authority::container).await;
         let (proxy, store) = (&stage.proxy, &stage.store);
 
         let (status, body, reason) = ask(proxy, "GET", "/photos/cat.jpg", "without").await;
@@ -196,13 +197,12 @@ async fn requests_get_503_until_credentials_come() {
 #[tokio::test]
 async fn what_a_source_says_is_in_the_log_and_nothing_else_of_its_answer() {
     let refusal = "<ErrorResponse><Error><Type>Sender</Type><Code>AccessDenied</Code><Message>no</Message><Other>planted</Other></Error></ErrorResponse>";
-    let role = format!("source: assume_role, role_arn: \"{ROLE}\"");
-    let keys = ", access_key: AKBASE, secret_key: SKBASE";
-    for (options, keys, status, body, words) in
-        [(role.as_str(), keys, 403, refusal, "AccessDenied"), ("source: instance", "", 400, "planted", "400")]
-    {
+    for (photos, status, body, words) in [
+        (assuming("photos", ""), 403, refusal, "AccessDenied"),
+        (from("source: instance"), 400, "planted", "400"),
+    ] {
         let answer = Mode::Answer(http_answer(status, "", body));
-        let stage = start_at(answer, HOUR, &(credentials(options) + keys), Authority::environment).await;
+        let stage = start_at(answer, HOUR, photos, Authority::environment).await;
         eventually("the words are told", async || {
             let mut lines = stage.proxy.log().into_iter();
             lines.find(|line| line["error"].as_str().is_some_and(|error| error.contains(words)))
@@ -216,7 +216,7 @@ async fn what_a_source_says_is_in_the_log_and_nothing_else_of_its_answer() {
 #[tokio::test]
 async fn the_last_credentials_serve_while_the_source_fails_until_they_expire() {
     let lifetime = Duration::from_secs(11);
-    let stage = start(lifetime, &credentials("source: container"), Authority::container).await;
+    let stage = start(lifetime, from("source: container"), Authority::container).await;
     let began = Instant::now();
     // Not repeated by the provider, which would take its time.
     stage.authority.set(Mode::Answer(http_answer(403, "", "")));
@@ -242,8 +242,7 @@ async fn the_last_credentials_serve_while_the_source_fails_until_they_expire() {
 #[tokio::test]
 async fn a_source_that_comes_back_is_noticed_within_seconds_while_there_are_no_credentials() {
     let refusal = Mode::Answer(http_answer(403, "", ""));
-    let keys = credentials("source: container");
-    let stage = start_at(refusal, HOUR, &keys, Authority::container).await;
+    let stage = start_at(refusal, HOUR, from("source: container"), Authority::container).await;
     let failed = "yatagarasu_credentials_refreshes_total{outcome=\"failure\",source=\"container\"}";
     eventually("five tries have failed", async || (stage.proxy.metric(failed).await >= 5.0).then_some(()))
         .await;
@@ -264,7 +263,7 @@ async fn a_source_that_comes_back_is_noticed_within_seconds_while_there_are_no_c
 
 #[tokio::test]
 async fn credentials_that_have_expired_when_they_come_are_not_used() {
-    let stage = start(Duration::ZERO, &credentials("source: container"), Authority::container).await;
+    let stage = start(Duration::ZERO, from("source: container"), Authority::container).await;
     assert_eq!(stage.proxy.get("/photos/cat.jpg").await.status(), 503);
     stage.logs("is a clock wrong?").await;
     assert!(stage.store.received().is_empty());
@@ -272,13 +271,10 @@ async fn credentials_that_have_expired_when_they_come_are_not_used() {
 
 #[tokio::test]
 async fn a_source_that_does_not_answer_holds_nothing_up() {
-    let stage = start(HOUR, &credentials("source: container"), Authority::container).await;
+    let stage = start(HOUR, from("source: container"), Authority::container).await;
     stage.authority.set(Mode::Hang);
-    let role =
-        credentials(&format!("source: assume_role, role_arn: \"{ROLE}\"")) + ", access_key: A, secret_key: S";
-    let entries = entry("photos", &stage.store.url(), &credentials("source: container"))
-        + &entry("role", &stage.store.url(), &role);
-    stage.proxy.write_config(&format!("{JWT}buckets:\n{entries}"));
+    let buckets = [from("source: container"), assuming("role", "")].map(|bucket| bucket.store(&stage.store));
+    stage.proxy.write_config(&Config::new().buckets(buckets));
     let began = Instant::now();
     let (status, answer) = stage.proxy.reload(&admin_token()).await;
     assert_eq!((status, answer["config_generation"].as_u64()), (200, Some(2)), "{answer}");
@@ -297,18 +293,13 @@ async fn the_same_settings_share_one_source_through_reloads_and_what_is_removed_
     let store = Store::start().await;
     store.put("photos", "cat.jpg", "a cat");
     let authority = Authority::start(store.keys.clone(), HOUR).await;
-    let role = |name: &str, more: &str| {
-        let options = format!("source: assume_role, role_arn: \"{ROLE}\", session_name: {name}");
-        format!("{}, access_key: A, secret_key: S{more}", credentials(&options))
-    };
-    let config = |entries: &[(&str, String)]| {
-        let entries: String = entries.iter().map(|(name, keys)| entry(name, &store.url(), keys)).collect();
-        format!("{JWT}buckets:\n{entries}")
-    };
-    let first = config(&[("one", role("aa", "")), ("two", role("aa", ""))]);
+    let bucket =
+        |name: &str, session: &str| assuming(name, &format!(", session_name: {session}")).store(&store);
+    let config = |buckets: Vec<Bucket>| Config::new().buckets(buckets);
+    let first = config(vec![bucket("one", "aa"), bucket("two", "aa")]);
     let surroundings = Surroundings { environment: authority.environment(), ..Default::default() };
     let proxy = PROGRAM.start_in(&first, surroundings).await;
-    let reload = async |config: &str| {
+    let reload = async |config: &Config| {
         proxy.write_config(config);
         let (status, answer) = proxy.reload(&admin_token()).await;
         assert_eq!((status, &answer["warnings"]), (200, &json!([])), "{answer}");
@@ -319,17 +310,17 @@ async fn the_same_settings_share_one_source_through_reloads_and_what_is_removed_
     assert_eq!(authority.issued().len(), 1);
 
     // A bucket that changes in another way keeps what was fetched.
-    reload(&config(&[("one", role("aa", ", timeouts: { read_seconds: 7 }")), ("two", role("aa", ""))])).await;
+    reload(&config(vec![bucket("one", "aa").s3("timeouts: { read_seconds: 7 }"), bucket("two", "aa")])).await;
     assert_eq!(proxy.get("/one/cat.jpg").await.status(), 200);
     assert_eq!(authority.issued().len(), 1);
 
     // From here on, each asks about once a second.
     authority.live_for(Duration::from_secs(7));
-    reload(&config(&[("one", role("bb", "")), ("two", role("cc", ""))])).await;
+    reload(&config(vec![bucket("one", "bb"), bucket("two", "cc")])).await;
     let asked =
         |name: &str| authority.asked().iter().filter(|asked| asked.form["RoleSessionName"] == name).count();
     eventually("both are refreshed", async || (asked("bb") > 1 && asked("cc") > 1).then_some(())).await;
-    reload(&config(&[("two", role("cc", ""))])).await;
+    reload(&config(vec![bucket("two", "cc")])).await;
     let (removed, kept) = (asked("bb"), asked("cc"));
     eventually("the other is refreshed", async || (asked("cc") > kept + 3).then_some(())).await;
     assert!(asked("bb") <= removed + 1, "still asked: {} then {}", removed, asked("bb"));
@@ -344,9 +335,9 @@ async fn the_same_settings_share_one_source_through_reloads_and_what_is_removed_
 
 #[tokio::test]
 async fn credentials_that_no_generation_uses_are_wiped_although_the_history_keeps_the_bucket() {
-    let stage = start(HOUR, &credentials("source: container"), Authority::container).await;
+    let stage = start(HOUR, from("source: container"), Authority::container).await;
     stage.reads_as_what_was_issued().await;
-    stage.proxy.write_config(&format!("{JWT}buckets: []\n"));
+    stage.proxy.write_config(&Config::new());
     assert_eq!(stage.proxy.reload(&admin_token()).await.0, 200);
     stage.logs("credentials wiped").await;
     stage.authority.set(Mode::Hang);
@@ -361,15 +352,11 @@ async fn a_hundred_rotations_under_load_harm_no_request() {
     let store = Store::start().await;
     store.put("photos", "cat.jpg", "a cat");
     let authority = Authority::start(store.keys.clone(), Duration::from_secs(8)).await;
-    let entries: String = (0..ROLES)
-        .map(|number| {
-            let options = format!("source: assume_role, role_arn: \"{ROLE}\", session_name: role-{number}");
-            let keys = format!("{}, access_key: A, secret_key: S", credentials(&options));
-            entry(&format!("b{number}"), &store.url(), &keys)
-        })
-        .collect();
+    let buckets = (0..ROLES).map(|number| {
+        assuming(&format!("b{number}"), &format!(", session_name: role-{number}")).store(&store)
+    });
     let surroundings = Surroundings { environment: authority.environment(), ..Default::default() };
-    let proxy = PROGRAM.start_in(&format!("{JWT}buckets:\n{entries}"), surroundings).await;
+    let proxy = PROGRAM.start_in(&Config::new().buckets(buckets), surroundings).await;
     let mut requests = 0;
     eventually("a hundred rotations", async || {
         let responses = futures::future::join_all((0..ROLES).map(|number| {
@@ -400,7 +387,7 @@ async fn refusals_of_the_store_are_told_apart_and_not_to_the_client() {
         let answer = format!("HTTP/1.1 {status} x\r\nContent-Length: {}\r\n\r\n{document}", document.len());
         let faulty = Faulty::answering(answer).await;
         let proxy = PROGRAM
-            .start(&format!("buckets:\n{}", bucket_at("photos", "/photos", &faulty.url(), PUBLIC)))
+            .start(&Config::without_jwt().bucket(Bucket::named("photos").endpoint(&faulty.url())))
             .await;
         let (answered, body, reason) = ask(&proxy, "GET", "/photos/cat.jpg", "refused").await;
         assert_eq!((answered, reason), (status, format!("store: {code}")));
@@ -416,7 +403,7 @@ async fn refusals_of_the_store_are_told_apart_and_not_to_the_client() {
 async fn a_refusal_without_a_document_is_a_plain_one() {
     let faulty = Faulty::answering("HTTP/1.1 403 x\r\nContent-Length: 99\r\n\r\n").await;
     let proxy =
-        PROGRAM.start(&format!("buckets:\n{}", bucket_at("photos", "/photos", &faulty.url(), PUBLIC))).await;
+        PROGRAM.start(&Config::without_jwt().bucket(Bucket::named("photos").endpoint(&faulty.url()))).await;
     let (status, ..) = ask(&proxy, "HEAD", "/photos/cat.jpg", "head").await;
     assert_eq!(status, 403);
     let sample = "yatagarasu_store_refusals_total{bucket=\"photos\",cause=\"denied\"}";
@@ -433,7 +420,7 @@ async fn a_clock_that_differs_from_the_stores_is_measured() {
             format!("HTTP/1.1 403 x\r\nDate: {date}\r\nContent-Length: {}\r\n\r\n{document}", document.len());
         let faulty = Faulty::answering(answer).await;
         let proxy = PROGRAM
-            .start(&format!("buckets:\n{}", bucket_at("photos", "/photos", &faulty.url(), PUBLIC)))
+            .start(&Config::without_jwt().bucket(Bucket::named("photos").endpoint(&faulty.url())))
             .await;
         let (status, body, reason) = ask(&proxy, "GET", "/photos/cat.jpg", "skewed").await;
         assert_eq!(status, 403);
@@ -455,19 +442,18 @@ async fn a_source_that_hangs_delays_no_other() {
     hanging.set(Mode::Hang);
     let good = Authority::start(store.keys.clone(), HOUR).await;
     let environment = [hanging.container(), good.environment()].concat();
-    let config =
-        format!("{JWT}buckets:\n{}", entry("photos", &store.url(), &credentials("source: container")));
+    let config = Config::new().bucket(from("source: container").store(&store));
     let proxy = PROGRAM.start_in(&config, Surroundings { environment, ..Default::default() }).await;
     // More of them than can be asked before the one that hangs by chance.
-    let others: String = (0..6)
-        .map(|number| {
-            let role = credentials(&format!("source: assume_role, role_arn: \"{ROLE}-{number}\""));
-            let keys =
-                format!("{role}, access_key: {}, secret_key: {}", store::ACCESS_KEY, store::SECRET_KEY);
-            entry(&format!("role-{number}"), &store.url(), &keys)
-        })
-        .collect();
-    proxy.write_config(&format!("{config}{others}"));
+    let others = (0..6).map(|number| {
+        let role = format!("source: assume_role, role_arn: \"{ROLE}-{number}\"");
+        Bucket::named(&format!("role-{number}"))
+            .target("photos")
+            .credentials(&role)
+            .keys("AKBASE", "SKBASE")
+            .store(&store)
+    });
+    proxy.write_config(&config.buckets(others));
     let (status, answer) = proxy.reload(&admin_token()).await;
     assert_eq!(status, 200, "{answer}");
     for number in 0..6 {

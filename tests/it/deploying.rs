@@ -57,15 +57,11 @@ fn play(proxy: &Proxy, config: &str) -> Play {
 fn config(proxy: &Proxy, port: u16, secret: &str, prefix: &str) -> String {
     let uid = rustix::process::geteuid().as_raw();
     let socket = proxy.folder.path().join("admin.sock");
-    format!(
-        "server: {{ address: 127.0.0.1, port: {port} }}
-admin: {{ socket: {}, socket_uids: [{uid}] }}
-jwt: {{ secret: {secret} }}
-buckets:
-{}",
-        socket.display(),
-        bucket_at("photos", prefix, "http://127.0.0.1:9", PUBLIC)
-    )
+    Config::without_jwt()
+        .with(&format!("admin: {{ socket: {}, socket_uids: [{uid}] }}", socket.display()))
+        .with(&format!("jwt: {{ secret: {secret} }}"))
+        .bucket(Bucket::named("photos").at(prefix).endpoint("http://127.0.0.1:9"))
+        .text(port)
 }
 
 const FIRST: &str = "/first";

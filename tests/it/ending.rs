@@ -28,7 +28,8 @@ async fn the_start_says_what_runs_where_and_how_to_reload() {
 #[tokio::test]
 async fn the_first_line_of_the_log_is_the_start() {
     // A bucket that does not say who may read it is a warning.
-    let config = format!("buckets:\n{}", bucket_at("photos", "/photos", "http://127.0.0.1:9", ""));
+    let config =
+        Config::without_jwt().bucket(Bucket::named("photos").endpoint("http://127.0.0.1:9").auth(""));
     let proxy = PROGRAM.start(&config).await;
     let log = proxy.whole_log().await;
     assert_eq!(log[0]["message"], "starting");
@@ -145,8 +146,7 @@ async fn an_idle_process_ends_at_once() {
 
 /// A proxy with a download under way that takes as long as nobody reads.
 async fn with_a_download(grace: u32) -> (Stack, Raw, Vec<u8>) {
-    let server = format!("server: {{ address: 127.0.0.1, port: {{port}}, shutdown_grace_seconds: {grace} }}");
-    let stack = Stack::with(&server).await;
+    let stack = Stack::configured(|config| config.server(&format!("shutdown_grace_seconds: {grace}"))).await;
     let content = vec![b'x'; 50_000_000];
     stack.store.put("photos", "large", &content);
     let mut download = Raw::connect(stack.proxy.address).await;

@@ -24,11 +24,11 @@ const LINKS: &str = "signed_links: { secret: a-link-secret-of-at-least-32-charac
 const YES: &str = r#"{"result": true}"#;
 const NO: &str = r#"{"result": false}"#;
 
-fn config(store: &Store, url: &str, more: &str) -> String {
+fn config(store: &Store, url: &str, more: &str) -> Config {
     let patient = if more.contains("timeout_ms") { "" } else { "timeout_ms: 20000," };
     let auth =
         format!("auth:\n    {RULES}\n    {LINKS}\n    external: {{ url: \"{url}\", {patient} {more} }}");
-    format!("{JWT}buckets:\n{}", bucket("files", "/files", store, &auth))
+    Config::new().bucket(Bucket::named("files").store(store).auth(&auth))
 }
 
 /// A proxy that asks a service about every object of `/files`.
@@ -121,8 +121,7 @@ async fn a_service_is_asked_about_whatever_the_bucket_allows_and_about_nothing_e
     })
     .await;
     // Whoever switches tokens off does not switch the service off.
-    let open =
-        config(&asking.stack.store, &asking.decider.url(), "").replace("jwt: {", "jwt: { enabled: false,");
+    let open = config(&asking.stack.store, &asking.decider.url(), "").jwt("enabled: false");
     asking.stack.proxy.write_config(&open);
     asking.stack.proxy.hangup().await;
     for (body, status, objects) in [(NO, 403, 0), (YES, 200, 1)] {
@@ -274,14 +273,13 @@ async fn networks_come_first_and_the_address_is_part_of_the_question() {
     store.put("files", "a", "a");
     let decider = Decider::start(YES).await;
     let auth = format!(
-        "auth: {{ rules: [{{ path: \"**\", allow: public }}], external: {{ url: \"{}\", cache_seconds: 60 }} }}
-  deny_networks: [198.51.100.0/24]",
+        "auth: {{ rules: [{{ path: \"**\", allow: public }}], external: {{ url: \"{}\", cache_seconds: 60 }} }}",
         decider.url()
     );
-    let server = "server: { address: 127.0.0.1, port: {port}, trusted_proxies: [127.0.0.1] }";
+    let files = Bucket::named("files").store(&store).auth(&auth).with("deny_networks: [198.51.100.0/24]");
+    let config = Config::without_jwt().server("trusted_proxies: [127.0.0.1]").bucket(files);
     // Neither a token nor a key is needed.
-    let proxy =
-        PROGRAM.start(&format!("{server}\nbuckets:\n{}", bucket("files", "/files", &store, &auth))).await;
+    let proxy = PROGRAM.start(&config).await;
     for (method, path, address, status, asked) in [
         (Method::GET, "/files/a", "198.51.100.7", 403, 0),
         (Method::GET, "/files/a", "192.0.2.7", 200, 1),

@@ -12,14 +12,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
-use crate::stack::{PROGRAM, Stack};
+use crate::stack::{PROGRAM, Stack, two_buckets};
 
 /// A proxy in front of one endpoint, with timeouts for tests.
 async fn proxy_for(endpoint: &str) -> Proxy {
-    let timeouts = "timeouts: { connect_seconds: 1, read_seconds: 1, write_seconds: 1, idle_seconds: 60, total_seconds: 5 },";
-    let bucket =
-        bucket_at("photos", "/photos", endpoint, PUBLIC).replace("s3: {", &format!("s3: {{ {timeouts}"));
-    PROGRAM.start(&format!("buckets:\n{bucket}")).await
+    let timeouts = "timeouts: { connect_seconds: 1, read_seconds: 1, write_seconds: 1, idle_seconds: 60, total_seconds: 5 }";
+    let bucket = Bucket::named("photos").endpoint(endpoint).s3(timeouts);
+    PROGRAM.start(&Config::without_jwt().bucket(bucket)).await
 }
 
 /// A store whose objects have no end worth waiting for.
@@ -178,8 +177,7 @@ async fn connections_to_the_store_are_reused() {
 async fn clients_are_spread_over_the_threads_which_have_connections_of_their_own() {
     let store = Store::start().await;
     store.put("photos", "cat.jpg", "a cat");
-    let server = "server: { address: 127.0.0.1, port: {port}, threads: 3 }";
-    let proxy = PROGRAM.start(&format!("{server}\n{}", Stack::config(&store, ""))).await;
+    let proxy = PROGRAM.start(&two_buckets(&store).server("threads: 3")).await;
     let mut clients = Vec::new();
     for _ in 0..9 {
         clients.push(Raw::connect(proxy.address).await);
@@ -235,7 +233,7 @@ async fn a_client_that_reads_nothing_is_given_up() {
 
 #[tokio::test]
 async fn an_idle_client_connection_is_closed() {
-    let stack = Stack::with("server: { address: 127.0.0.1, port: {port}, keepalive_seconds: 1 }").await;
+    let stack = Stack::configured(|config| config.server("keepalive_seconds: 1")).await;
     let mut raw = Raw::connect(stack.proxy.address).await;
     assert_eq!(raw.ask("GET", "/photos/cat.jpg", &[]).await.status, 200);
     let started = Instant::now();
@@ -264,11 +262,11 @@ async fn several_addresses_are_tried_and_names_looked_up_again() {
     let store = Store::start().await;
     store.put("photos", "cat.jpg", "a cat");
     let port = store.address.port();
-    let buckets = bucket_at("photos", "/photos", &format!("http://store.test:{port}"), PUBLIC);
+    let buckets = Bucket::named("photos").endpoint(&format!("http://store.test:{port}"));
     // The store listens on the third address only.
     let hosts = "127.0.0.1 localhost\n127.0.0.8 store.test\n127.0.0.9 store.test\n127.0.0.1 store.test\n";
     let surroundings = Surroundings { hosts: Some(hosts.to_owned()), ..Default::default() };
-    let proxy = PROGRAM.start_in(&format!("buckets:\n{buckets}"), surroundings).await;
+    let proxy = PROGRAM.start_in(&Config::without_jwt().bucket(buckets), surroundings).await;
     for _ in 0..3 {
         assert_eq!(proxy.get("/photos/cat.jpg").await.status(), 200);
     }
@@ -308,12 +306,12 @@ async fn names_whose_lookups_hang_do_not_hold_up_the_others() {
     let port = store.address.port();
     let hanging = (0..40).map(|number| {
         let endpoint = format!("http://hanging{number:02}.test:{port}");
-        bucket_at(&format!("hanging{number}"), &format!("/hanging{number}"), &endpoint, PUBLIC)
+        Bucket::named(&format!("hanging{number}")).at(&format!("/hanging{number}")).endpoint(&endpoint)
     });
     let sound = |name: &str| {
-        bucket_at(name, &format!("/{name}"), &format!("http://{name}.sound.test:{port}"), PUBLIC)
+        Bucket::named(name).at(&format!("/{name}")).endpoint(&format!("http://{name}.sound.test:{port}"))
     };
-    let config = format!("{JWT}buckets:\n{}{}", hanging.collect::<String>(), sound("photos"));
+    let config = Config::new().buckets(hanging).bucket(sound("photos"));
     let surroundings = Surroundings {
         hosts: Some("127.0.0.1 localhost photos.sound.test papers.sound.test\n".to_owned()),
         name_server: Some(SILENT.into()),
@@ -321,7 +319,7 @@ async fn names_whose_lookups_hang_do_not_hold_up_the_others() {
     };
     let proxy = PROGRAM.start_in(&config, surroundings).await;
     assert_eq!(proxy.get("/photos/cat.jpg").await.status(), 200);
-    proxy.write_config(&format!("{config}{}", sound("papers")));
+    proxy.write_config(&config.bucket(sound("papers")));
     let (status, answer) = proxy.reload(&admin_token()).await;
     assert_eq!(status, 200, "{answer}");
     let warnings = answer["warnings"].to_string();
@@ -337,29 +335,31 @@ async fn a_store_behind_tls_is_verified() {
     let store = Store::with(store::Options { tls: Some(acceptor), ..Default::default() }).await;
     store.put("photos", "cat.jpg", "a cat");
     let port = store.address.port();
-    let buckets = |endpoint: &str, ca: &str| {
-        let bucket =
-            bucket_at("photos", "/photos", endpoint, PUBLIC).replace("s3: {", &format!("s3: {{ {ca}"));
-        format!("{JWT}buckets:\n{bucket}")
+    let config = |endpoint: &str, roots: Option<&str>| {
+        let photos = Bucket::named("photos").endpoint(endpoint);
+        Config::new().bucket(match roots {
+            Some(roots) => photos.s3(&format!("ca_file: {roots}")),
+            None => photos,
+        })
     };
-    let proxy = PROGRAM.start(&format!("{JWT}buckets: []")).await;
+    let proxy = PROGRAM.start(&Config::new()).await;
     proxy::write(&proxy.folder.path().join("ca.pem"), &pem);
     proxy::write(&proxy.folder.path().join("other.pem"), &other_pem);
-    for (endpoint, ca, status) in [
-        (format!("https://localhost:{port}"), "ca_file: ca.pem,", 200),
-        (format!("https://127.0.0.1:{port}"), "ca_file: ca.pem,", 200),
-        (format!("https://localhost:{port}"), "", 502),
-        (format!("https://127.0.0.1:{port}"), "", 502),
-        (format!("https://localhost:{port}"), "ca_file: other.pem,", 502),
-        (format!("https://127.0.0.1:{port}"), "ca_file: other.pem,", 502),
+    for (endpoint, roots, status) in [
+        (format!("https://localhost:{port}"), Some("ca.pem"), 200),
+        (format!("https://127.0.0.1:{port}"), Some("ca.pem"), 200),
+        (format!("https://localhost:{port}"), None, 502),
+        (format!("https://127.0.0.1:{port}"), None, 502),
+        (format!("https://localhost:{port}"), Some("other.pem"), 502),
+        (format!("https://127.0.0.1:{port}"), Some("other.pem"), 502),
         // Right certificate, wrong name.
-        (format!("https://127.0.0.2:{port}"), "ca_file: ca.pem,", 502),
+        (format!("https://127.0.0.2:{port}"), Some("ca.pem"), 502),
     ] {
-        proxy.write_config(&buckets(&endpoint, ca));
+        proxy.write_config(&config(&endpoint, roots));
         let (reloaded, answer) = proxy.reload(&admin_token()).await;
         assert_eq!(reloaded, 200, "{answer}");
         // The trusted connection of an earlier round is still in the pool; it must not serve here.
-        assert_eq!(proxy.get("/photos/cat.jpg").await.status(), status, "{endpoint} {ca}");
+        assert_eq!(proxy.get("/photos/cat.jpg").await.status(), status, "{endpoint} {roots:?}");
     }
     assert!(upstream_errors(&proxy, "tls").await >= 4.0);
 }
@@ -417,9 +417,8 @@ async fn an_idle_connection_to_the_store_is_closed() {
         }
     })
     .await;
-    let bucket = bucket_at("photos", "/photos", &store.url(), PUBLIC)
-        .replace("s3: {", "s3: { timeouts: { idle_seconds: 0.5 },");
-    let proxy = PROGRAM.start(&format!("buckets:\n{bucket}")).await;
+    let bucket = Bucket::named("photos").endpoint(&store.url()).s3("timeouts: { idle_seconds: 0.5 }");
+    let proxy = PROGRAM.start(&Config::without_jwt().bucket(bucket)).await;
     let started = Instant::now();
     assert_eq!(proxy.get("/photos/a").await.status(), 200);
     eventually("the connection is closed", async || (ended.load(Ordering::SeqCst) == 1).then_some(())).await;

@@ -8,7 +8,7 @@ use kit::*;
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 
-use crate::stack::{PROGRAM, Stack};
+use crate::stack::{PROGRAM, Stack, two_buckets};
 
 async fn rejections(proxy: &Proxy, reason: &str) -> f64 {
     proxy.metric(&format!("yatagarasu_rejections_total{{reason=\"{reason}\"}}")).await
@@ -185,8 +185,7 @@ async fn a_silent_connection_holds_no_end_up() {
     let mut stack = Stack::start().await;
     let mut silent = Raw::connect(stack.proxy.address).await;
     let other = proxy::free_port();
-    let moved = Stack::config(&stack.store, "")
-        .replace("jwt:", &format!("server: {{ address: 127.0.0.1, port: {other} }}\njwt:"));
+    let moved = stack.config().with(&format!("server: {{ address: 127.0.0.1, port: {other} }}"));
     stack.proxy.write_config(&moved);
     assert_eq!(stack.proxy.reload(&admin_token()).await.0, 200);
     let started = Instant::now();
@@ -237,11 +236,11 @@ async fn clients_cannot_take_every_descriptor() {
     let store = Store::start().await;
     store.put("photos", "cat.jpg", "a cat");
     let config = |limits: &str| {
-        let server = "server: { address: 127.0.0.1, port: {port}, threads: 1 }";
         let admin = "admin: { socket: admin.sock, socket_uids: [0, 1000] }";
-        format!("{server}\n{admin}\n{limits}\n{}", Stack::config(&store, ""))
+        two_buckets(&store).server("threads: 1").with(admin).with(limits)
     };
-    let surroundings = Surroundings { open_files: Some(96), ..Default::default() };
+    let limited = ["sh", "-c", "ulimit -n 96 && exec \"$0\" \"$@\""].map(str::to_owned).to_vec();
+    let surroundings = Surroundings { wrapper: limited, ..Default::default() };
     let proxy = PROGRAM.start_in(&config(""), surroundings).await;
     let refused = "yatagarasu_connections_refused_total";
     let over_the_socket = || {

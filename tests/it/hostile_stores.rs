@@ -12,15 +12,14 @@ use tokio::net::TcpStream;
 
 use crate::stack::PROGRAM;
 
-/// Limits for tests: 2 s to the header, 1 s for each read, 5 s in all.
-const TIMEOUTS: &str = "timeouts: { connect_seconds: 1, first_byte_seconds: 2, read_seconds: 1, write_seconds: 1, idle_seconds: 60, total_seconds: 5 },";
-
-async fn proxy_for(store: &Faulty, timeouts: &str) -> Proxy {
-    let bucket = bucket_at("photos", "/photos", &store.url(), PUBLIC);
-    let bucket = bucket.replace("s3: {", &format!("s3: {{ {timeouts}"));
+/// A proxy with limits for tests: 2 s to the header, 1 s for each read, and so long in all.
+async fn proxy_for(store: &Faulty, total_seconds: u32) -> Proxy {
+    let timeouts = format!(
+        "timeouts: {{ connect_seconds: 1, first_byte_seconds: 2, read_seconds: 1, write_seconds: 1, idle_seconds: 60, total_seconds: {total_seconds} }}"
+    );
+    let bucket = Bucket::named("photos").endpoint(&store.url()).s3(&timeouts);
     // With one thread all connections to the store are in one pool.
-    let server = "server: { address: 127.0.0.1, port: {port}, threads: 1 }";
-    PROGRAM.start(&format!("{server}\nbuckets:\n{bucket}")).await
+    PROGRAM.start(&Config::without_jwt().server("threads: 1").bucket(bucket)).await
 }
 
 /// The behaviour of a store after each request.
@@ -140,7 +139,7 @@ async fn judged(row: &Row) -> Vec<String> {
         swallow(stream).await;
     })
     .await;
-    let proxy = proxy_for(&store, TIMEOUTS).await;
+    let proxy = proxy_for(&store, 5).await;
     let started = Instant::now();
     let answers = [asked(&proxy, "first").await, asked(&proxy, "second").await];
     let mut wrong = Vec::new();
@@ -186,7 +185,7 @@ async fn a_client_of_http_1_0_gets_one_answer() {
         "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
     )
     .await;
-    let proxy = proxy_for(&store, TIMEOUTS).await;
+    let proxy = proxy_for(&store, 5).await;
     for request in [
         "GET /photos/a HTTP/1.0\r\nExpect: 100-continue\r\n\r\n",
         "GET /photos/a HTTP/1.1\r\nHost: p\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n",
@@ -205,7 +204,7 @@ async fn the_total_time_bounds_the_header_of_the_store_too() {
         let _ = act(Script::Dribbles(b"HTTP/1.1 200 OK\r\nX: ", b"x"), &mut stream).await;
     })
     .await;
-    let proxy = proxy_for(&store, &TIMEOUTS.replace("total_seconds: 5", "total_seconds: 1")).await;
+    let proxy = proxy_for(&store, 1).await;
     let started = Instant::now();
     let mut raw = Raw::connect(proxy.address).await;
     // The next request is there already, so that Pingora has no reason to look at the client any more.
@@ -233,6 +232,6 @@ async fn the_time_to_the_header_says_nothing_about_the_body() {
         }
     })
     .await;
-    let proxy = proxy_for(&store, TIMEOUTS).await;
+    let proxy = proxy_for(&store, 5).await;
     assert_eq!(raw::ask(proxy.address, "GET", "/photos/a").await.body, b"xxxxxx");
 }

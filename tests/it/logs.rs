@@ -8,7 +8,7 @@ use kit::raw::{Raw, ask};
 use kit::*;
 use serde_json::{Value, json};
 
-use crate::stack::{PROGRAM, Stack};
+use crate::stack::{PROGRAM, Stack, two_buckets};
 
 fn log(settings: &str) -> String {
     format!("log: {{ {settings} }}")
@@ -16,7 +16,7 @@ fn log(settings: &str) -> String {
 
 impl Stack {
     async fn reload_with(&self, more: &str) -> u16 {
-        self.proxy.write_config(&Self::config(&self.store, more));
+        self.proxy.write_config(&self.config().with(more));
         self.proxy.reload(&admin_token()).await.0
     }
 }
@@ -106,12 +106,12 @@ async fn a_refused_reload_leaves_the_log_as_it_is() {
         ),
         ("level: debug, format: xml", "log.format (line 2): `xml` is not a format; use auto, json or text"),
     ] {
-        stack.proxy.write_config(&Stack::config(&stack.store, &log(settings)));
+        stack.proxy.write_config(&stack.config().with(&log(settings)));
         let (status, answer) = stack.proxy.reload(&admin_token()).await;
         assert_eq!((status, &answer["errors"]), (400, &json!([error])), "{answer}");
     }
     // A dry run changes nothing either.
-    stack.proxy.write_config(&Stack::config(&stack.store, &log("level: debug, format: text")));
+    stack.proxy.write_config(&stack.config().with(&log("level: debug, format: text")));
     assert_eq!(stack.proxy.post("/admin/reload?dry_run=true").await.0, 200);
     assert_eq!(ask_as(&stack.proxy, "after", "/photos/cat.jpg", &[]).await, 200);
     assert_eq!(stack.proxy.access_line("after").await["status"], 200);
@@ -124,7 +124,7 @@ async fn a_variable_that_other_programs_obey_is_pointed_out_and_not_obeyed() {
     let store = Store::start().await;
     store.put("photos", "cat.jpg", "a cat");
     let surroundings = Surroundings { environment, ..Default::default() };
-    let proxy = PROGRAM.start_in(&Stack::config(&store, ""), surroundings).await;
+    let proxy = PROGRAM.start_in(&two_buckets(&store), surroundings).await;
     assert_eq!(ask_as(&proxy, "one", "/photos/cat.jpg", &[]).await, 200);
     assert!(records(&proxy, "decision", None).await.is_empty());
     let warnings: Vec<Value> =
@@ -142,7 +142,7 @@ async fn a_decision_tells_its_rule_and_its_reason() {
     - { path: "open/**", allow: public }
     - { path: "shut/**", deny: true }"#;
     let config =
-        format!("{}\n{JWT}buckets:\n{}", log("level: debug"), bucket("files", "/files", &store, auth));
+        Config::new().with(&log("level: debug")).bucket(Bucket::named("files").store(&store).auth(auth));
     let proxy = PROGRAM.start(&config).await;
     let bearer = format!("Bearer {}", token(json!({ "role": "guest" })));
     for (id, path, bucket, rule, decision, reason) in [
@@ -178,10 +178,10 @@ async fn a_decision_tells_its_rule_and_its_reason() {
 async fn an_attempt_tells_address_connection_time_and_outcome() {
     let store = Store::start().await;
     store.put("photos", "cat.jpg", "a cat");
-    let entry = bucket("photos", "/photos", &store, PUBLIC);
-    let gone = bucket_at("gone", "/gone", &format!("http://127.0.0.1:{}", proxy::free_port()), PUBLIC);
-    let server = "server: { address: 127.0.0.1, port: {port}, threads: 1 }";
-    let config = format!("{server}\n{}\nbuckets:\n{entry}{gone}", log("level: debug"));
+    let entry = Bucket::named("photos").store(&store);
+    let gone = Bucket::named("gone").endpoint(&format!("http://127.0.0.1:{}", proxy::free_port()));
+    let config =
+        Config::without_jwt().server("threads: 1").with(&log("level: debug")).bucket(entry).bucket(gone);
     let proxy = PROGRAM.start(&config).await;
     for (id, path, connection, outcome) in [
         ("a", "/photos/cat.jpg", "new", "200"),
@@ -208,9 +208,14 @@ async fn look_ups_and_fetches_are_told_with_outcome_and_time() {
     let authority = Authority::start(store.keys.clone(), Duration::from_secs(3600)).await;
     let key = SigningKey::new("one");
     let issuer = Issuer::start(&key_set(&[&key])).await;
-    let jwt = format!("jwt: {{ secret: {}, jwks: [{{ url: \"{}\" }}] }}", token::SECRET, issuer.url());
-    let entry = "- { name: photos, path_prefix: /photos, auth: { enabled: true }, s3: { bucket: photos, region: us-east-1, endpoint: \"http://no-such-store.invalid\", credentials: { source: instance } } }\n";
-    let config = format!("{}\n{jwt}\nbuckets:\n{entry}", log("level: debug"));
+    let entry = Bucket::named("photos")
+        .endpoint("http://no-such-store.invalid")
+        .credentials("source: instance")
+        .private();
+    let config = Config::new()
+        .jwt(&format!("jwks: [{{ url: \"{}\" }}]", issuer.url()))
+        .with(&log("level: debug"))
+        .bucket(entry);
     let surroundings = Surroundings { environment: authority.environment(), ..Default::default() };
     let proxy = PROGRAM.start_in(&config, surroundings).await;
     for (message, field, value, outcome) in [
@@ -240,8 +245,10 @@ async fn at_debug_the_log_holds_nothing_that_opens_a_door() {
         )
     };
     let config = |mode: &str| {
-        let entry = bucket("files", "/files", &store, &auth(mode));
-        format!("{}\njwt: {{ secret: {}, {sources} }}\nbuckets:\n{entry}", log("level: debug"), token::SECRET)
+        Config::new()
+            .jwt(sources)
+            .with(&log("level: debug"))
+            .bucket(Bucket::named("files").store(&store).auth(&auth(mode)))
     };
     let proxy = PROGRAM.start(&config("enforce")).await;
     let link = PROGRAM.run(&["sign", "/files/a", "--config", proxy.config_path().to_str().expect("plain")]);

@@ -213,8 +213,8 @@ async fn prefixes_match_whole_segments_and_the_longest_wins() {
         store.put(name, "key", name);
     }
     let buckets = [("other", "/"), ("outer", "/a"), ("inner", "/a/deep")]
-        .map(|(name, prefix)| bucket(name, prefix, &store, PUBLIC));
-    let proxy = PROGRAM.start(&format!("buckets:\n{}", buckets.concat())).await;
+        .map(|(name, prefix)| Bucket::named(name).at(prefix).store(&store));
+    let proxy = PROGRAM.start(&Config::without_jwt().buckets(buckets)).await;
     for (path, name) in
         [("/a/key", "outer"), ("/a/deep/key", "inner"), ("/deep/key", "other"), ("/key", "other")]
     {
@@ -322,7 +322,7 @@ async fn only_listed_headers_pass_in_either_direction() {
     )
     .await;
     let proxy =
-        PROGRAM.start(&format!("buckets:\n{}", bucket_at("photos", "/photos", &store.url(), PUBLIC))).await;
+        PROGRAM.start(&Config::without_jwt().bucket(Bucket::named("photos").endpoint(&store.url()))).await;
     let answer = raw::ask(proxy.address, "GET", "/photos/a").await;
     let mut names: Vec<String> = answer
         .head
@@ -363,8 +363,8 @@ async fn the_stores_errors_keep_their_status_and_lose_their_text() {
             ),
         ] {
             let store = Faulty::answering(format!("{head}{framing}\r\n{body}")).await;
-            let buckets = bucket_at("photos", "/photos", &store.url(), PUBLIC);
-            let proxy = PROGRAM.start(&format!("buckets:\n{buckets}")).await;
+            let buckets = Bucket::named("photos").endpoint(&store.url());
+            let proxy = PROGRAM.start(&Config::without_jwt().bucket(buckets)).await;
             let mut raw = Raw::connect(proxy.address).await;
             // Twice on one connection: the answer ends where it says.
             for _ in 0..2 {
@@ -385,7 +385,7 @@ async fn the_stores_errors_keep_their_status_and_lose_their_text() {
 async fn an_error_without_a_body_stays_without_one() {
     let store = Faulty::answering("HTTP/1.1 404 X\r\nContent-Length: 0\r\n\r\n").await;
     let proxy =
-        PROGRAM.start(&format!("buckets:\n{}", bucket_at("photos", "/photos", &store.url(), PUBLIC))).await;
+        PROGRAM.start(&Config::without_jwt().bucket(Bucket::named("photos").endpoint(&store.url()))).await;
     let mut raw = Raw::connect(proxy.address).await;
     for method in ["GET", "HEAD", "GET"] {
         let answer = raw.ask(method, "/photos/key", &[]).await;
@@ -400,8 +400,8 @@ async fn the_store_itself_answers_a_missing_object_and_a_forbidden_one() {
     let head = stack.proxy.head("/photos/missing").await;
     assert_eq!(head.status(), 404);
     assert_eq!(head.text().await.expect("a text"), "");
-    let config = Stack::config(&stack.store, "").replace(store::SECRET_KEY, "not-the-secret-key");
-    stack.proxy.write_config(&config);
+    let wrong = stack.config().each(|bucket| bucket.keys(store::ACCESS_KEY, "not-the-secret-key"));
+    stack.proxy.write_config(&wrong);
     stack.proxy.hangup().await;
     assert_s3_error(stack.proxy.get("/photos/cat.jpg").await, 403, "AccessDenied").await;
     assert_s3_error(stack.proxy.get("/photos/missing").await, 403, "AccessDenied").await;
@@ -414,7 +414,7 @@ async fn a_redirect_of_the_store_is_a_bad_gateway() {
     )
     .await;
     let proxy =
-        PROGRAM.start(&format!("buckets:\n{}", bucket_at("photos", "/photos", &store.url(), PUBLIC))).await;
+        PROGRAM.start(&Config::without_jwt().bucket(Bucket::named("photos").endpoint(&store.url()))).await;
     let response = proxy.get("/photos/a").await;
     assert!(response.headers().get("location").is_none());
     assert_s3_error(response, 502, "InternalError").await;
@@ -530,9 +530,8 @@ async fn a_sane_request_id_is_kept_and_any_other_replaced() {
 async fn temporary_credentials_come_with_their_token() {
     let store = Store::start().await;
     store.put("photos", "cat.jpg", "a cat");
-    let config = format!("buckets:\n{}", bucket("photos", "/photos", &store, PUBLIC));
-    let proxy =
-        PROGRAM.start(&config.replace("secret_key:", "session_token: \"to/ken+=\", secret_key:")).await;
+    let photos = Bucket::named("photos").store(&store).s3("session_token: \"to/ken+=\"");
+    let proxy = PROGRAM.start(&Config::without_jwt().bucket(photos)).await;
     assert_eq!(proxy.get("/photos/cat.jpg").await.status(), 200);
     let [received] = store.received().try_into().expect("one request");
     assert_eq!(received.header("x-amz-security-token"), Some("to/ken+="));
@@ -543,15 +542,11 @@ async fn temporary_credentials_come_with_their_token() {
 async fn credentials_come_from_the_environment_when_the_file_has_none() {
     let store = Store::start().await;
     store.put("photos", "cat.jpg", "a cat");
-    let config = format!("buckets:\n{}", bucket("photos", "/photos", &store, PUBLIC));
-    let keys = format!(", access_key: {}, secret_key: {}", store::ACCESS_KEY, store::SECRET_KEY);
-    assert!(config.contains(&keys));
+    let config = Config::without_jwt().bucket(Bucket::named("photos").store(&store).without_keys());
     let environment =
         [("AWS_ACCESS_KEY_ID", store::ACCESS_KEY), ("AWS_SECRET_ACCESS_KEY", store::SECRET_KEY)];
     let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
-    let proxy = PROGRAM
-        .start_in(&config.replace(&keys, ""), Surroundings { environment, ..Default::default() })
-        .await;
+    let proxy = PROGRAM.start_in(&config, Surroundings { environment, ..Default::default() }).await;
     assert_eq!(proxy.get("/photos/cat.jpg").await.status(), 200);
 }
 
@@ -562,11 +557,10 @@ async fn a_bucket_may_be_a_host_name() {
     let store = Store::with(options).await;
     store.put("photos", "a cat.jpg", "a cat");
     let endpoint = format!("http://store.test:{}", store.address.port());
-    let config =
-        bucket_at("photos", "/photos", &endpoint, PUBLIC).replace("s3: {", "s3: { addressing: virtual,");
+    let photos = Bucket::named("photos").endpoint(&endpoint).s3("addressing: virtual");
+    let config = Config::without_jwt().bucket(photos);
     let hosts = Some("127.0.0.1 localhost photos.store.test\n".to_owned());
-    let proxy =
-        PROGRAM.start_in(&format!("buckets:\n{config}"), Surroundings { hosts, ..Default::default() }).await;
+    let proxy = PROGRAM.start_in(&config, Surroundings { hosts, ..Default::default() }).await;
     assert_eq!(proxy.get("/photos/a%20cat.jpg").await.text().await.expect("a text"), "a cat");
     let [received] = store.received().try_into().expect("one request");
     assert_eq!(received.target, "/a%20cat.jpg");

@@ -20,8 +20,8 @@ async fn stack(auth: &str) -> Stack {
     Stack { store, proxy }
 }
 
-fn config(store: &Store, auth: &str) -> String {
-    format!("{JWT}buckets:\n{}", bucket("files", "/files", store, auth))
+fn config(store: &Store, auth: &str) -> Config {
+    Config::new().bucket(Bucket::named("files").store(store).auth(auth))
 }
 
 /// The status of a request for a key, and what its line says would have been refused.
@@ -114,15 +114,20 @@ async fn an_observed_rule_refuses_nobody_and_the_others_stay() {
 
 #[tokio::test]
 async fn observed_networks_refuse_nobody_and_come_first() {
-    let networks = "allow_networks: [192.0.2.0/24]";
-    let auth = |mode: &str| format!("{PRIVATE}\n  {networks}\n  networks_mode: {mode}");
-    let stack = stack(&auth("observe")).await;
+    let networks = |config: Config, mode: &str| {
+        config.each(|files| {
+            files.with("allow_networks: [192.0.2.0/24]").with(&format!("networks_mode: {mode}"))
+        })
+    };
+    let stack = stack(PRIVATE).await;
+    stack.proxy.write_config(&networks(config(&stack.store, PRIVATE), "observe"));
+    stack.proxy.hangup().await;
     let good = token(json!({}));
     // Tokens are enforced.
     assert_eq!(read(&stack.proxy, "a", None).await, (401, None));
     assert_eq!(read(&stack.proxy, "a", Some(&good)).await, (200, would("network")));
     assert_eq!(counted(&stack.proxy, "network").await, 1.0);
-    stack.proxy.write_config(&config(&stack.store, &auth("enforce")));
+    stack.proxy.write_config(&networks(config(&stack.store, PRIVATE), "enforce"));
     stack.proxy.hangup().await;
     assert_eq!(read(&stack.proxy, "a", Some(&good)).await, (403, None));
 }
@@ -170,8 +175,9 @@ async fn the_first_token_of_a_new_key_is_no_observed_refusal() {
     let store = Store::start().await;
     store.put("files", "a", "a");
     let jwt = format!("jwt: {{ jwks: [{{ url: \"{}\", refetch_seconds: 1 }}] }}", issuer.url());
-    let entry = bucket("files", "/files", &store, "auth: { mode: observe }");
-    let proxy = PROGRAM.start(&format!("admin: {{ enabled: false }}\n{jwt}\nbuckets:\n{entry}")).await;
+    let entry = Bucket::named("files").store(&store).auth("auth: { mode: observe }");
+    let config = Config::without_jwt().with("admin: { enabled: false }").with(&jwt).bucket(entry);
+    let proxy = PROGRAM.start(&config).await;
     assert_eq!(read(&proxy, "a", Some(&old.token(json!({})))).await, (200, None));
     issuer.publish(&key_set(&[&old, &new]));
     assert_eq!(read(&proxy, "a", Some(&new.token(json!({})))).await, (200, None));
@@ -214,7 +220,7 @@ async fn the_counts_of_a_bucket_go_with_it() {
     let stack = stack("auth: { mode: observe }").await;
     assert_eq!(read(&stack.proxy, "a", None).await, (200, would("no_token")));
     assert_eq!(counted(&stack.proxy, "no_token").await, 1.0);
-    stack.proxy.write_config(&format!("{JWT}buckets: []\n"));
+    stack.proxy.write_config(&Config::new());
     stack.proxy.hangup().await;
     // Shown once more, and then forgotten.
     stack.proxy.metrics().await;

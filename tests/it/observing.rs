@@ -107,10 +107,9 @@ async fn the_same_configuration_has_the_same_hash_in_every_process() {
     // The port is a part of the bytes, so the file must not hold it.
     let environment = |port: u16| vec![("PORT".to_owned(), port.to_string())];
     let config = |prefix: &str| {
-        format!(
-            "server: {{ address: 127.0.0.1, port: \"${{PORT}}\" }}\n{JWT}buckets:\n{}",
-            bucket("photos", prefix, &store, PUBLIC)
-        )
+        Config::new()
+            .with("server: { address: 127.0.0.1, port: \"${PORT}\" }")
+            .bucket(Bucket::named("photos").at(prefix).store(&store))
     };
     let mut hashes = Vec::new();
     for prefix in ["/photos", "/photos", "/elsewhere"] {
@@ -135,9 +134,9 @@ async fn scrapes_of_many_buckets_do_not_delay_operators() {
     const BUCKETS: usize = 1500;
     const SCRAPES: usize = 100;
     let nobody = format!("http://127.0.0.1:{}", proxy::free_port());
-    let entries: String =
-        (0..BUCKETS).map(|n| bucket_at(&format!("bucket{n}"), &format!("/{n}"), &nobody, PUBLIC)).collect();
-    let proxy = PROGRAM.start(&format!("{JWT}buckets:\n{entries}")).await;
+    let buckets =
+        (0..BUCKETS).map(|n| Bucket::named(&format!("bucket{n}")).at(&format!("/{n}")).endpoint(&nobody));
+    let proxy = PROGRAM.start(&Config::new().buckets(buckets)).await;
     for n in 0..BUCKETS {
         assert_eq!(proxy.get(&format!("/{n}/x")).await.status(), 502);
     }
@@ -180,96 +179,156 @@ const PLANTED: [&str; 9] = [
     "planted-query-token",
 ];
 
-#[tokio::test]
-async fn no_output_ever_holds_a_secret() {
+/// A proxy whose every secret is planted, and everything that it and its commands have said.
+struct Planted {
+    proxy: Proxy,
+    store: Store,
+    environment: Vec<(String, String)>,
+    admin: String,
+    outputs: String,
+}
+
+/// The values of the environment that the proxy and its commands run in.
+fn environment() -> Vec<(String, String)> {
     let [jwt, access, secret, session, region, _, port, ..] = PLANTED;
-    let store = Store::start().await;
-    let environment =
-        [("JWT", jwt), ("AK", access), ("SK", secret), ("ST", session), ("REGION", region), ("PORT", port)];
-    let good = |secret: &str| {
-        bucket("photos", "/photos", &store, PRIVATE)
-            .replace(store::ACCESS_KEY, access)
-            .replace(store::SECRET_KEY, secret)
-            .replace("secret_key:", &format!("session_token: {session}, secret_key:"))
-    };
-    let config =
-        |buckets: &str| format!("log: {{ level: debug }}\njwt: {{ secret: {jwt} }}\nbuckets:\n{buckets}");
-    let surroundings = Surroundings {
-        environment: environment.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
-        ..Default::default()
-    };
-    let proxy = PROGRAM.start_in(&config(&good(secret)), surroundings).await;
-    let mut outputs = String::new();
-    let key = jsonwebtoken::EncodingKey::from_secret(jwt.as_bytes());
-    let claims = json!({ "exp": token::now() + 600, "role": "admin" });
-    let admin = token::signed(jsonwebtoken::Algorithm::HS256, &key, &claims);
+    [("JWT", jwt), ("AK", access), ("SK", secret), ("ST", session), ("REGION", region), ("PORT", port)]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .to_vec()
+}
 
-    // Requests: answers of the store, bad tokens, malformed ones.
-    let mut raw = Raw::connect(proxy.address).await;
-    let bearer = format!("Bearer {admin}");
-    for headers in [
-        &[("Authorization", bearer.as_str())][..],
-        &[("Authorization", "Bearer planted-client-token")],
-        &[("Cookie", "planted-client-token")],
-    ] {
-        let answer = raw.ask("GET", "/photos/cat.jpg?x=planted-query-token", headers).await;
-        outputs += &format!("{answer:?}{}", String::from_utf8_lossy(&answer.body));
-    }
-    for bytes in [
-        "GET /photos/x?planted-query-token HTTP/1.1\r\nHost: a\r\nbad header planted-client-token\r\n\r\n",
-        "GET /planted-query-token \r\n\r\n",
-    ] {
-        let mut raw = Raw::connect(proxy.address).await;
-        raw.send(bytes).await;
-        drop(raw.rest().await);
+fn planted_bucket(store: &Store, secret_key: &str) -> Bucket {
+    let [_, access, _, session, ..] = PLANTED;
+    let bucket = Bucket::named("photos").store(store).private();
+    bucket.keys(access, secret_key).s3(&format!("session_token: {session}"))
+}
+
+/// A configuration with this `jwt` section.
+fn planted_config(jwt: &str, bucket: Bucket) -> Config {
+    Config::without_jwt().with("log: { level: debug }").with(&format!("jwt: {jwt}")).bucket(bucket)
+}
+
+impl Planted {
+    async fn start() -> Self {
+        let [jwt, _, secret, ..] = PLANTED;
+        let store = Store::start().await;
+        let config = planted_config(&format!("{{ secret: {jwt} }}"), planted_bucket(&store, secret));
+        let surroundings = Surroundings { environment: environment(), ..Default::default() };
+        let proxy = PROGRAM.start_in(&config, surroundings).await;
+        let key = jsonwebtoken::EncodingKey::from_secret(jwt.as_bytes());
+        let claims = json!({ "exp": token::now() + 600, "role": "admin" });
+        let admin = token::signed(jsonwebtoken::Algorithm::HS256, &key, &claims);
+        Self { proxy, store, environment: environment(), admin, outputs: String::new() }
     }
 
-    // Files: good, and wrong in every way that could make a message quote what it should not.
-    let breakages = [
-        config(&good("planted-secret-key-two")),
-        config(&good("planted-secret-key").replace("us-east-1", "\"${REGION}_\"")),
-        config(&good("[planted-secret-key]")),
-        config(&good("planted-secret-key").replace("session_token:", "session_tokem:")),
-        config(&good("planted-secret-key").replace("http://", "http://user:planted-endpoint-password@")),
-        config(&good("\"planted-secret-key with a space\"")),
-        config(&good("planted-secret-key")).replace(jwt, &format!("[{jwt}]")),
-        config(&good("planted-secret-key")).replace(jwt, &format!("{jwt}: {jwt}")),
-        config(&good("planted-secret-key")).replace("secret: planted", "secret: \"${planted"),
-        config(&good("planted-secret-key")).replace(&format!("{{ secret: {jwt} }}"), jwt),
-        config(&good("planted-secret-key")).replace("buckets:", "\tbuckets:"),
-        "server: { address: \"${SK}\", port: \"${PORT}\", threads: \"${SK}\" }\njwt: { secret: \"${JWT}\", algorithm: \"${SK}\", issuer: [\"${JWT}\"] }\nbuckets: [{ name: \"${SK}!\", path_prefix: \"${SK}\", s3: \"${SK}\", auth: \"${SK}\" }]\n".to_owned(),
-        format!(
-            "admin: {{ claims: [{{ claim: \"${{SK}}..\", operator: \"${{SK}}\", value: \"${{SK}}\" }}, {{ claim: a, operator: gt, value: \"${{SK}}\" }}] }}\njwt: {{ secret: {jwt}, token_sources: [{{ type: \"${{SK}}\", name: \"${{SK}} \" }}, {{ type: query, name: \"${{SK}} \" }}] }}\nbuckets: [\"${{SK}}\"]\n"
-        ),
-    ];
-    for (index, file) in breakages.iter().enumerate() {
-        proxy.write_config(file);
-        let (status, answer) = proxy.reload(&admin).await;
-        assert_eq!(status == 200, index == 0, "file {index}: {answer}");
-        outputs += &answer.to_string();
-        proxy.hangup().await;
-        for arguments in [&["--validate"][..], &["config", "show"], &["reload"], &["token"], &[]] {
-            let mut command = PROGRAM.command();
-            command.args(arguments).arg("--config").arg(proxy.config_path());
-            command.env_clear().envs(environment.map(|(name, value)| (name, value.to_owned())));
-            if arguments.is_empty() && index == 0 {
-                continue;
-            }
-            let output = command.output().expect("the program starts");
-            outputs += &String::from_utf8([output.stdout, output.stderr].concat()).expect("a text");
+    /// Answers of the store, bad tokens, malformed requests.
+    async fn ask(&mut self) {
+        let mut raw = Raw::connect(self.proxy.address).await;
+        let bearer = format!("Bearer {}", self.admin);
+        for headers in [
+            &[("Authorization", bearer.as_str())][..],
+            &[("Authorization", "Bearer planted-client-token")],
+            &[("Cookie", "planted-client-token")],
+        ] {
+            let answer = raw.ask("GET", "/photos/cat.jpg?x=planted-query-token", headers).await;
+            self.outputs += &format!("{answer:?}{}", String::from_utf8_lossy(&answer.body));
+        }
+        for bytes in [
+            "GET /photos/x?planted-query-token HTTP/1.1\r\nHost: a\r\nbad header planted-client-token\r\n\r\n",
+            "GET /planted-query-token \r\n\r\n",
+        ] {
+            let mut raw = Raw::connect(self.proxy.address).await;
+            raw.send(bytes).await;
+            drop(raw.rest().await);
         }
     }
-    for target in ["/metrics", "/admin/status"] {
-        outputs += &proxy.get_as(target, &admin).await.text().await.expect("a text");
-    }
-    outputs += &proxy.whole_log_text().await;
 
+    /// Reloads a file in every way, and runs every command that reads it.
+    async fn judge(&mut self, file: &(impl ConfigFile + ?Sized), is_valid: bool) {
+        self.proxy.write_config(file);
+        let (status, answer) = self.proxy.reload(&self.admin).await;
+        assert_eq!(status == 200, is_valid, "{answer}");
+        self.outputs += &answer.to_string();
+        self.proxy.hangup().await;
+        for arguments in [&["--validate"][..], &["config", "show"], &["reload"], &["token"], &[]] {
+            // With a valid file, the program would serve.
+            if arguments.is_empty() && is_valid {
+                continue;
+            }
+            let mut command = PROGRAM.command();
+            command.args(arguments).arg("--config").arg(self.proxy.config_path()).env_clear();
+            let environment = self.environment.iter().map(|(name, value)| (name, value));
+            let output = command.envs(environment).output().expect("the program starts");
+            self.outputs += &String::from_utf8([output.stdout, output.stderr].concat()).expect("a text");
+        }
+    }
+
+    async fn report(&mut self) {
+        for target in ["/metrics", "/admin/status"] {
+            let answer = self.proxy.get_as(target, &self.admin).await;
+            self.outputs += &answer.text().await.expect("a text");
+        }
+        self.outputs += &self.proxy.whole_log_text().await;
+    }
+}
+
+/// Configurations that are wrong in every way that could make a message quote what it should not.
+fn leaky_configs(store: &Store) -> Vec<Config> {
+    let [jwt, access, secret, session, ..] = PLANTED;
+    let whole = format!("{{ secret: {jwt} }}");
+    let good = || planted_bucket(store, secret);
+    let with_bucket = |bucket: Bucket| planted_config(&whole, bucket);
+    let with_jwt = |jwt: String| planted_config(&jwt, good());
+    let typo = Bucket::named("photos").store(store).keys(access, secret);
+    vec![
+        with_bucket(good().region("\"${REGION}_\"")),
+        with_bucket(planted_bucket(store, "[planted-secret-key]")),
+        with_bucket(typo.s3(&format!("session_tokem: {session}"))),
+        with_bucket(good().endpoint("http://user:planted-endpoint-password@127.0.0.1:9")),
+        with_bucket(planted_bucket(store, "\"planted-secret-key with a space\"")),
+        with_jwt(format!("{{ secret: [{jwt}] }}")),
+        with_jwt(format!("{{ secret: {jwt}: {jwt} }}")),
+        with_jwt(format!("{{ secret: \"${{{jwt} }}")),
+        with_jwt(jwt.to_owned()),
+        with_bucket(good()).with("\tadmin: {}"),
+    ]
+}
+
+/// Texts whose every value is a reference to a secret, in the wrong place.
+const MISPLACED_REFERENCES: [&str; 2] = [
+    r#"server: { address: "${SK}", port: "${PORT}", threads: "${SK}" }
+jwt: { secret: "${JWT}", algorithm: "${SK}", issuer: ["${JWT}"] }
+buckets: [{ name: "${SK}!", path_prefix: "${SK}", s3: "${SK}", auth: "${SK}" }]
+"#,
+    r#"admin: { claims: [{ claim: "${SK}..", operator: "${SK}", value: "${SK}" }, { claim: a, operator: gt, value: "${SK}" }] }
+jwt: { secret: "${JWT}", token_sources: [{ type: "${SK}", name: "${SK} " }, { type: query, name: "${SK} " }] }
+buckets: ["${SK}"]
+"#,
+];
+
+#[tokio::test]
+async fn no_output_ever_holds_a_secret() {
+    let mut planted = Planted::start().await;
+
+    planted.ask().await;
+    let good = planted_config(
+        &format!("{{ secret: {} }}", PLANTED[0]),
+        planted_bucket(&planted.store, "planted-secret-key-two"),
+    );
+    planted.judge(&good, true).await;
+    for config in leaky_configs(&planted.store) {
+        planted.judge(&config, false).await;
+    }
+    for text in MISPLACED_REFERENCES {
+        planted.judge(text, false).await;
+    }
+    planted.report().await;
+
+    let outputs = planted.outputs;
     assert!(outputs.contains("[redacted]") && outputs.len() > 10_000, "too little was looked at");
     for secret in PLANTED {
         let found =
             outputs.find(secret).map(|at| &outputs[at.saturating_sub(200)..(at + 60).min(outputs.len())]);
         assert!(found.is_none(), "{secret} in …{}", found.unwrap_or_default());
     }
-    // Signatures and tokens neither.
-    assert!(!outputs.contains("Signature=") && !outputs.contains(&admin));
+    assert!(!outputs.contains("Signature=") && !outputs.contains(&planted.admin), "a signature or a token");
 }

@@ -19,12 +19,17 @@ fn uid() -> u32 {
 }
 
 /// A proxy with a socket at `admin.sock` in its folder, where this user needs no token.
-async fn with_socket(more: &str) -> Proxy {
-    PROGRAM.start(&config(more, "admin.sock")).await
+async fn with_socket() -> Proxy {
+    PROGRAM.start(&at_socket("admin.sock")).await
 }
 
-fn config(more: &str, socket: &str) -> String {
-    format!("admin: {{ socket: {socket}, socket_uids: [{}] }}\n{more}\nbuckets: []\n", uid())
+/// A configuration with a socket at this path, where this user needs no token.
+fn at_socket(path: &str) -> Config {
+    Config::new().with(&admin(path, ""))
+}
+
+fn admin(socket: &str, more: &str) -> String {
+    format!("admin: {{ socket: {socket}, socket_uids: [{}]{more} }}", uid())
 }
 
 fn socket(proxy: &Proxy) -> PathBuf {
@@ -53,7 +58,7 @@ fn reload_command(proxy: &Proxy) -> (Option<i32>, String) {
 }
 
 /// What the program says that cannot start with this configuration.
-async fn failed_start(config: &str) -> String {
+async fn failed_start(config: &Config) -> String {
     let mut proxy = PROGRAM.spawn(config, &Surroundings::default());
     assert_eq!(proxy.exit().await.code(), Some(1));
     proxy.log_text()
@@ -61,7 +66,7 @@ async fn failed_start(config: &str) -> String {
 
 #[tokio::test]
 async fn who_is_listed_needs_no_token_at_the_socket() {
-    let proxy = with_socket(JWT).await;
+    let proxy = with_socket().await;
     let mode = fs::metadata(socket(&proxy)).expect("a socket").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     let (status, answer) = reload_at(&socket(&proxy)).await;
@@ -80,7 +85,7 @@ async fn who_is_listed_needs_no_token_at_the_socket() {
 
 #[tokio::test]
 async fn who_is_not_listed_needs_a_token_at_the_socket() {
-    let proxy = PROGRAM.start(&format!("admin: {{ socket: admin.sock }}\n{JWT}buckets: []\n")).await;
+    let proxy = PROGRAM.start(&Config::new().with("admin: { socket: admin.sock }")).await;
     let ask = async |token: Option<String>, id: &str| {
         let request = client_at(&socket(&proxy)).get("http://localhost/admin/status");
         let request = request.header("X-Request-Id", id);
@@ -97,8 +102,8 @@ async fn who_is_not_listed_needs_a_token_at_the_socket() {
 
 #[tokio::test]
 async fn the_socket_works_without_any_key() {
-    for jwt in ["", "jwt: { enabled: false, secret: a-secret-of-at-least-32-characters }"] {
-        let proxy = with_socket(jwt).await;
+    for without in [Config::without_jwt(), Config::new().jwt("enabled: false")] {
+        let proxy = PROGRAM.start(&without.with(&admin("admin.sock", ""))).await;
         assert_eq!(proxy.reload(&admin_token()).await.0, 403);
         assert_eq!(reload_at(&socket(&proxy)).await.0, 200);
         let (code, text) = reload_command(&proxy);
@@ -108,20 +113,18 @@ async fn the_socket_works_without_any_key() {
 
 #[tokio::test]
 async fn a_reload_opens_moves_and_closes_the_socket() {
-    let proxy = PROGRAM.start(&format!("{JWT}buckets: []\n")).await;
+    let proxy = PROGRAM.start(&Config::new()).await;
     let at = |name: &str| proxy.folder.path().join(name);
-    let reload = async |config: &str| {
+    let reload = async |config: &Config| {
         proxy.write_config(config);
         proxy.reload(&admin_token()).await
     };
-    let with = |name: &str| config(JWT, name);
-    assert_eq!(reload(&with("one.sock")).await.0, 200);
+    assert_eq!(reload(&at_socket("one.sock")).await.0, 200);
     assert_eq!(reload_at(&at("one.sock")).await.0, 200);
 
     // Something else is in the way: nothing changes.
     fs::write(at("two.sock"), "a text").expect("written");
-    let (status, answer) =
-        reload(&with("two.sock").replace("buckets", "reload: { watch: true }\nbuckets")).await;
+    let (status, answer) = reload(&at_socket("two.sock").with("reload: { watch: true }")).await;
     let error = answer["error"].as_str().expect("a text");
     assert!(
         status == 400 && error.contains("is no socket; remove it, or choose another admin.socket"),
@@ -130,14 +133,14 @@ async fn a_reload_opens_moves_and_closes_the_socket() {
     assert_eq!(fs::read_to_string(at("two.sock")).expect("still there"), "a text");
     assert_eq!(proxy.status().await["watcher"]["enabled"], false);
     assert_eq!(get_at(&at("one.sock"), "/admin/status").await.status(), 200);
-    assert_eq!(reload(&with("missing/two.sock")).await.0, 400);
+    assert_eq!(reload(&at_socket("missing/two.sock")).await.0, 400);
 
     // The call that moves the socket gets its answer, and so does who is connected.
     fs::remove_file(at("two.sock")).expect("removed");
     let kept = Client::builder().unix_socket(at("one.sock")).build().expect("a client");
     let status = "http://localhost/admin/status";
     assert_eq!(kept.get(status).send().await.expect("an answer").status(), 200);
-    proxy.write_config(&with("two.sock"));
+    proxy.write_config(&at_socket("two.sock"));
     assert_eq!(reload_at(&at("one.sock")).await.0, 200);
     assert_eq!(kept.get(status).send().await.expect("an answer").status(), 200);
     assert_eq!(get_at(&at("two.sock"), "/admin/status").await.status(), 200);
@@ -145,19 +148,19 @@ async fn a_reload_opens_moves_and_closes_the_socket() {
 
     // Somebody took the file away: the next reload makes it anew.
     fs::remove_file(at("two.sock")).expect("removed");
-    assert_eq!(reload(&with("two.sock")).await.0, 200);
+    assert_eq!(reload(&at_socket("two.sock")).await.0, 200);
     assert_eq!(reload_at(&at("two.sock")).await.0, 200);
 
-    assert_eq!(reload(&format!("{JWT}buckets: []\n")).await.0, 200);
+    assert_eq!(reload(&Config::new()).await.0, 200);
     eventually("the socket is gone", async || (!at("two.sock").exists()).then_some(())).await;
 }
 
 #[tokio::test]
 async fn a_refused_reload_leaves_no_socket_behind() {
-    let proxy = PROGRAM.start(&format!("{JWT}buckets: []\n")).await;
+    let proxy = PROGRAM.start(&Config::new()).await;
     let busy = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = busy.local_addr().expect("bound").port();
-    let with_port = config(JWT, "admin.sock").replace("socket:", &format!("port: {port}, socket:"));
+    let with_port = Config::new().with(&admin("admin.sock", &format!(", port: {port}")));
     proxy.write_config(&with_port);
     // Which of the two is opened first is left open.
     for _ in 0..8 {
@@ -169,9 +172,9 @@ async fn a_refused_reload_leaves_no_socket_behind() {
 
 #[tokio::test]
 async fn only_a_socket_that_was_left_behind_is_replaced() {
-    let mut proxy = with_socket(JWT).await;
+    let mut proxy = with_socket().await;
     let path = socket(&proxy);
-    let elsewhere = config(JWT, path.to_str().expect("plain"));
+    let elsewhere = at_socket(path.to_str().expect("plain"));
     let log = failed_start(&elsewhere).await;
     assert!(log.contains("another process serves it; end that one, or choose another admin.socket"), "{log}");
     assert_eq!(get_at(&path, "/admin/status").await.status(), 200, "the first one goes on");
@@ -200,10 +203,10 @@ async fn only_a_socket_that_was_left_behind_is_replaced() {
 
 #[tokio::test]
 async fn a_folder_that_others_may_write_to_gets_no_socket() {
-    let proxy = with_socket(JWT).await;
+    let proxy = with_socket().await;
     let folder = proxy.folder.path().join("open");
     fs::create_dir(&folder).expect("created");
-    proxy.write_config(&config(JWT, "open/admin.sock"));
+    proxy.write_config(&at_socket("open/admin.sock"));
     for mode in [0o777, 0o770, 0o707] {
         proxy::allow(&folder, mode);
         let (status, answer) = reload_at(&socket(&proxy)).await;
@@ -218,7 +221,7 @@ async fn a_folder_that_others_may_write_to_gets_no_socket() {
     assert_eq!(reload_at(&folder.join("admin.sock")).await.0, 200);
     let log = {
         proxy::allow(&folder, 0o777);
-        let elsewhere = config(JWT, folder.join("other.sock").to_str().expect("plain"));
+        let elsewhere = at_socket(folder.join("other.sock").to_str().expect("plain"));
         failed_start(&elsewhere).await
     };
     assert!(log.contains("other users may write to its folder"), "{log}");
@@ -226,10 +229,10 @@ async fn a_folder_that_others_may_write_to_gets_no_socket() {
 
 #[tokio::test]
 async fn without_operators_there_is_no_socket() {
-    let disabled = config(JWT, "admin.sock").replace("{ socket", "{ enabled: false, socket");
+    let disabled = Config::new().with(&admin("admin.sock", ", enabled: false"));
     let proxy = PROGRAM.start(&disabled).await;
     assert!(!socket(&proxy).exists());
-    proxy.write_config(&config(JWT, "admin.sock"));
+    proxy.write_config(&at_socket("admin.sock"));
     proxy.hangup().await;
     let kept = client_at(&socket(&proxy));
     assert_eq!(kept.get("http://localhost/admin/status").send().await.expect("an answer").status(), 200);
@@ -240,11 +243,11 @@ async fn without_operators_there_is_no_socket() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_process_takes_the_socket_over() {
-    let server = "server: { address: 127.0.0.1, port: {port}, upgrade_socket: upgrade.sock }\n";
+    let without_socket = Config::new().server("upgrade_socket: upgrade.sock");
     for (socket_is_wanted, is_there_at_last) in [(true, true), (false, false)] {
-        let mut old = with_socket(&format!("{server}{JWT}")).await;
+        let mut old = PROGRAM.start(&without_socket.clone().with(&admin("admin.sock", ""))).await;
         if !socket_is_wanted {
-            old.write_config(&format!("{server}{JWT}buckets: []\n"));
+            old.write_config(&without_socket);
         }
         let mut new = PROGRAM.command();
         let mut new = new.args(["--upgrade", "--config"]).arg(old.config_path()).spawn().expect("it starts");
@@ -276,15 +279,16 @@ async fn the_command_needs_no_token_at_the_socket() {
     // With a public key in the file, no token can be made.
     let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).expect("a key");
     let jwt = format!("jwt: {{ algorithm: ES256, public_key: {:?} }}", key.public_key_pem());
-    let proxy = with_socket(&jwt).await;
+    let at = |socket: &str| at_socket(socket).with(&jwt);
+    let proxy = PROGRAM.start(&at("admin.sock")).await;
     assert_eq!(reload_command(&proxy), (Some(0), "generation 2 is in service; changes: 0\n".to_owned()));
     let lines = proxy.whole_log().await;
     let line = lines.iter().find(|line| line["path"] == "/admin/reload").expect("the request");
     assert_eq!(line["actor"], format!("uid {}", uid()));
-    proxy.write_config(&config(&jwt, "admin.sock").replace("buckets: []", "buckets: 1"));
-    assert!(reload_command(&proxy).1.contains("expected a list"));
+    proxy.write_config(&at("admin.sock").with("unknown: 1"));
+    assert!(reload_command(&proxy).1.contains("unknown key"));
     // The file is ahead of the running configuration: no socket there yet, and no token.
-    proxy.write_config(&config(&jwt, "other.sock"));
+    proxy.write_config(&at("other.sock"));
     let (code, text) = reload_command(&proxy);
     assert!(code == Some(1) && text.contains("not at the socket") && text.contains("other.sock"), "{text}");
     assert!(text.contains("no token can be made"), "{text}");
@@ -292,8 +296,8 @@ async fn the_command_needs_no_token_at_the_socket() {
 
 #[tokio::test]
 async fn the_command_goes_to_the_port_while_the_socket_is_new() {
-    let proxy = PROGRAM.start(&format!("{JWT}buckets: []\n")).await;
-    proxy.write_config(&config(JWT, "admin.sock"));
+    let proxy = PROGRAM.start(&Config::new()).await;
+    proxy.write_config(&at_socket("admin.sock"));
     let (code, text) = reload_command(&proxy);
     assert!(code == Some(0) && text.contains("generation 2 is in service"), "{text}");
     assert_eq!(get_at(&socket(&proxy), "/admin/status").await.status(), 200);
@@ -301,10 +305,8 @@ async fn the_command_goes_to_the_port_while_the_socket_is_new() {
 
 #[tokio::test]
 async fn failed_logins_of_a_network_are_slowed_down() {
-    let proxy = with_socket(&format!(
-        "server: {{ address: 127.0.0.1, port: {{port}}, trusted_proxies: [127.0.0.1] }}\n{JWT}"
-    ))
-    .await;
+    let config = at_socket("admin.sock").server("trusted_proxies: [127.0.0.1]");
+    let proxy = PROGRAM.start(&config).await;
     let ask = async |token: &str, client: &str| {
         let request = http().get(proxy.url("/admin/status")).header("X-Forwarded-For", client);
         let request = if token.is_empty() { request } else { request.bearer_auth(token) };
@@ -395,7 +397,7 @@ async fn every_call_leaves_one_line_that_says_who_it_was() {
 
 #[tokio::test]
 async fn no_answer_below_admin_may_be_kept() {
-    let proxy = PROGRAM.start(&format!("{JWT}buckets: []\n")).await;
+    let proxy = PROGRAM.start(&Config::new()).await;
     let uncached = async |method: &str, path: &str, status: u16| {
         let answer = raw::ask(proxy.address, method, path).await;
         assert_eq!(

@@ -55,7 +55,7 @@ async fn a_content_without_a_verdict_is_not_tried_again_and_again_by_the_watcher
     let settings = "reload: { watch: true, debounce_ms: 50, poll_seconds: 1, deadline_seconds: 1 }";
     let stack = Stack::with(settings).await;
     stack.proxy.fault("hang validate");
-    stack.proxy.write_config(&Stack::config(&stack.store, settings).replace("/photos", "/pictures"));
+    stack.proxy.write_config(&stack.photos_at("/pictures").with(settings));
     let failures = async || stack.proxy.metric("config_reload_failure_total").await;
     eventually("the watcher has tried", async || (failures().await >= 1.0).then_some(())).await;
     tokio::time::sleep(Duration::from_secs(5)).await;
@@ -63,7 +63,7 @@ async fn a_content_without_a_verdict_is_not_tried_again_and_again_by_the_watcher
     assert!(stack.proxy.threads("reload-prepare") <= 1);
     stack.proxy.fault("");
     // Other bytes are tried at once.
-    stack.proxy.write_config(&Stack::config(&stack.store, settings).replace("/photos", "/images"));
+    stack.proxy.write_config(&stack.photos_at("/images").with(settings));
     eventually("the new content is in service", async || {
         (stack.proxy.get("/images/cat.jpg").await.status() == 200).then_some(())
     })
@@ -107,7 +107,7 @@ async fn a_history_file_that_does_not_answer_delays_nobody() {
     stack.proxy.write_config("buckets: 1");
     let started = Instant::now();
     assert_eq!(stack.proxy.reload(&admin_token()).await.0, 400);
-    stack.proxy.write_config(&Stack::config(&stack.store, &more).replace("/photos", "/pictures"));
+    stack.proxy.write_config(&stack.photos_at("/pictures").with(&more));
     assert_eq!(stack.proxy.reload(&admin_token()).await.0, 200);
     assert_eq!(stack.proxy.post("/admin/rollback").await.0, 200);
     stack.proxy.hangup().await;
@@ -122,7 +122,7 @@ async fn a_history_file_that_does_not_answer_delays_nobody() {
             std::os::unix::fs::symlink("/dev/zero", &history).expect("linked");
         }
         let started = Instant::now();
-        let proxy = PROGRAM.start(&Stack::config(&stack.store, &more)).await;
+        let proxy = PROGRAM.start(&stack.config().with(&more)).await;
         assert!(started.elapsed() < Duration::from_secs(10), "{what}: {:?}", started.elapsed());
         assert_eq!(proxy.get("/photos/cat.jpg").await.status(), 200, "{what}");
         let log = proxy.whole_log_text().await;
@@ -143,8 +143,9 @@ async fn a_history_that_others_may_write_is_not_resumed() {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().expect("a temporary folder");
     let history = folder.path().join("history.json");
-    let mut first =
-        PROGRAM.start(&format!("reload: {{ history_file: \"{}\" }}\nbuckets: []", history.display())).await;
+    let mut first = PROGRAM
+        .start(&Config::without_jwt().with(&format!("reload: {{ history_file: \"{}\" }}", history.display())))
+        .await;
     eventually("the history is written", async || history.exists().then_some(())).await;
     first.signal("TERM");
     assert_eq!(first.exit().await.code(), Some(0));

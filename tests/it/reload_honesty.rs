@@ -11,15 +11,11 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::stack::{PROGRAM, Stack};
 
-fn at_prefix(stack: &Stack, prefix: &str) -> String {
-    Stack::config(&stack.store, "").replace("/photos", prefix)
-}
-
 #[tokio::test]
 async fn g35_what_waits_for_a_restart_is_reported_until_it_is_put_back() {
-    let stack = Stack::with("server: { address: 127.0.0.1, port: {port}, threads: 2 }").await;
-    let changed = "server: { address: 127.0.0.1, port: {port}, threads: 3, generation_header: true }";
-    stack.proxy.write_config(&Stack::config(&stack.store, changed));
+    let stack = Stack::configured(|config| config.server("threads: 2")).await;
+    let changed = stack.config().server("threads: 3, generation_header: true");
+    stack.proxy.write_config(&changed);
     let (status, answer) = stack.proxy.post("/admin/reload?strict=true").await;
     assert_eq!((status, answer["error"].as_str()), (409, Some("restart required for server.threads")));
     assert_eq!(stack.proxy.generation().await, 1);
@@ -36,10 +32,7 @@ async fn g35_what_waits_for_a_restart_is_reported_until_it_is_put_back() {
     assert_eq!(stack.proxy.reload(&admin_token()).await.0, 400);
     assert_eq!(stack.proxy.status().await["pending_restart"], pending);
 
-    stack.proxy.write_config(&Stack::config(
-        &stack.store,
-        "server: { address: 127.0.0.1, port: {port}, threads: 2 }",
-    ));
+    stack.proxy.write_config(&stack.config().server("threads: 2"));
     let (_, answer) = stack.proxy.reload(&admin_token()).await;
     assert_eq!(answer["pending_restart"], json!([]));
     assert_eq!(stack.proxy.metric("config_pending_restart").await, 0.0);
@@ -48,9 +41,11 @@ async fn g35_what_waits_for_a_restart_is_reported_until_it_is_put_back() {
 #[tokio::test]
 async fn g36_the_change_report_stands_in_the_answer_the_status_and_the_log() {
     let stack = Stack::start().await;
-    let next = at_prefix(&stack, "/next").replace(store::SECRET_KEY, "another-secret-key");
-    let extra = bucket("extra", "/extra", &stack.store, PUBLIC);
-    stack.proxy.write_config(&format!("{next}{extra}"));
+    let next = stack
+        .photos_at("/next")
+        .each(|bucket| bucket.keys(store::ACCESS_KEY, "another-secret-key"))
+        .bucket(Bucket::named("extra").store(&stack.store));
+    stack.proxy.write_config(&next);
     let (_, answer) = stack.proxy.reload(&admin_token()).await;
     let expected = json!([
         { "path": "buckets[extra]", "kind": "added" },
@@ -81,7 +76,7 @@ async fn g36_the_change_report_stands_in_the_answer_the_status_and_the_log() {
 async fn g37_an_earlier_generation_comes_back_as_a_new_one() {
     let stack = Stack::start().await;
     for prefix in ["/two", "/three"] {
-        stack.proxy.write_config(&at_prefix(&stack, prefix));
+        stack.proxy.write_config(&stack.photos_at(prefix));
         assert_eq!(stack.proxy.reload(&admin_token()).await.0, 200);
     }
     // The disk is not looked at.
@@ -100,7 +95,7 @@ async fn g37_an_earlier_generation_comes_back_as_a_new_one() {
     assert_eq!(stack.proxy.post("/admin/rollback?to=99").await.0, 404);
     assert_eq!(stack.proxy.post("/admin/rollback?to=x").await.0, 400);
 
-    stack.proxy.write_config(&at_prefix(&stack, "/six"));
+    stack.proxy.write_config(&stack.photos_at("/six"));
     assert_eq!(stack.proxy.reload(&admin_token()).await.0, 200);
     let status = stack.proxy.status().await;
     assert_eq!(status["drift"], false);
@@ -120,7 +115,7 @@ async fn g37_an_earlier_generation_comes_back_as_a_new_one() {
 async fn g37_the_history_holds_thirty_two() {
     let stack = Stack::start().await;
     for round in 0..40 {
-        stack.proxy.write_config(&at_prefix(&stack, &format!("/r{round}")));
+        stack.proxy.write_config(&stack.photos_at(&format!("/r{round}")));
         assert_eq!(stack.proxy.reload(&admin_token()).await.0, 200);
     }
     assert_eq!(stack.proxy.status().await["history"].as_array().expect("a list").len(), 32);
@@ -142,7 +137,7 @@ async fn g38_the_last_failure_stays_visible_until_the_next_success() {
         // A dry run is no success.
         let _ = stack.proxy.post("/admin/reload?dry_run=true").await;
     }
-    stack.proxy.write_config(&Stack::config(&stack.store, ""));
+    stack.proxy.write_config(&stack.config());
     stack.proxy.hangup().await;
     assert_eq!(stack.proxy.status().await["error_state"], Value::Null);
 }
@@ -154,8 +149,11 @@ pub async fn counters_add_up(stack: &Stack) -> Result<(), String> {
         (metrics["config_reload_success_total"], metrics["config_reload_failure_total"])
     };
     for is_valid in [true, false, false, true] {
-        let next = if is_valid { Stack::config(&stack.store, "") } else { "buckets: 1".to_owned() };
-        stack.proxy.write_config(&next);
+        if is_valid {
+            stack.proxy.write_config(&stack.config());
+        } else {
+            stack.proxy.write_config("buckets: 1");
+        }
         let before = counters().await;
         stack.proxy.reload(&admin_token()).await;
         let after = counters().await;
@@ -192,16 +190,16 @@ async fn g40_the_last_good_configuration_is_served_when_asked_for() {
     proxy::write(&secret, token::SECRET);
     let config = |prefix: &str| {
         let (history, secret) = (history.to_str().expect("plain"), secret.to_str().expect("plain"));
-        let buckets = bucket("photos", prefix, &store, PUBLIC);
-        format!(
-            "reload: {{ history_file: \"{history}\" }}\njwt: {{ secret: \"${{file:{secret}}}\" }}\nbuckets:\n{buckets}"
-        )
+        Config::new()
+            .with(&format!("reload: {{ history_file: \"{history}\" }}"))
+            .with(&format!("jwt: {{ secret: \"${{file:{secret}}}\" }}"))
+            .bucket(Bucket::named("photos").at(prefix).store(&store))
     };
     let surroundings = || Surroundings {
         arguments: vec!["--resume".to_owned(), history.to_str().expect("plain").to_owned()],
         ..Default::default()
     };
-    let mut first = PROGRAM.start(&format!("{JWT}buckets: []\n")).await;
+    let mut first = PROGRAM.start(&Config::new()).await;
     for prefix in ["/one", "/two"] {
         first.write_config(&config(prefix));
         assert_eq!(first.reload(&admin_token()).await.0, 200);
@@ -251,7 +249,7 @@ async fn g40_the_last_good_configuration_is_served_when_asked_for() {
 #[tokio::test]
 async fn g41_the_endpoints_are_never_open() {
     let store = Store::start().await;
-    let buckets = format!("buckets:\n{}", bucket("photos", "/photos", &store, PUBLIC));
+    let photos = Bucket::named("photos").store(&store);
     let paths = [
         ("POST", "/admin/reload"),
         ("POST", "/admin/rollback"),
@@ -261,11 +259,11 @@ async fn g41_the_endpoints_are_never_open() {
         ("GET", "/admin/x"),
     ];
     for (config, without, reader) in [
-        (buckets.clone(), 403, 403),
-        (format!("jwt: {{ enabled: false, secret: {} }}\n{buckets}", token::SECRET), 403, 403),
-        (format!("{JWT}{buckets}"), 401, 403),
+        (Config::without_jwt(), 403, 403),
+        (Config::new().jwt("enabled: false"), 403, 403),
+        (Config::new(), 401, 403),
     ] {
-        let proxy = PROGRAM.start(&config).await;
+        let proxy = PROGRAM.start(&config.bucket(photos.clone())).await;
         for (method, path) in paths {
             let bearer = format!("Bearer {}", token(json!({ "role": "reader" })));
             let length = ("Content-Length", "0");
@@ -287,7 +285,7 @@ async fn g41_the_endpoints_are_never_open() {
 #[tokio::test]
 async fn g47_a_content_can_be_waited_for() {
     let stack = Stack::start().await;
-    stack.proxy.write_config(&at_prefix(&stack, "/next"));
+    stack.proxy.write_config(&stack.photos_at("/next"));
     let (_, answer) = stack.proxy.post("/admin/reload?dry_run=true").await;
     let digest = answer["digest"].as_str().expect("a text").to_owned();
     let wait = |digest: &str, timeout: &str| {
@@ -312,7 +310,7 @@ async fn g47_a_content_can_be_waited_for() {
 #[tokio::test]
 async fn the_effective_configuration_can_be_looked_at() {
     let stack = Stack::start().await;
-    stack.proxy.write_config(&at_prefix(&stack, "/next"));
+    stack.proxy.write_config(&stack.photos_at("/next"));
     assert_eq!(stack.proxy.reload(&admin_token()).await.0, 200);
     let response = stack.proxy.get_as("/admin/config", &admin_token()).await;
     let digest = stack.proxy.status().await["digest"].as_str().expect("a text").to_owned();
@@ -390,7 +388,7 @@ async fn a_webhook_gets_a_sentence_that_chats_show() {
     let long =
         format!("buckets: 1\n{}", (0..200).map(|n| format!("unknown-key-{n}: 1\n")).collect::<String>());
     for (config, ends) in [
-        (Stack::config(&stack.store, &notify), "ed; generation 2 is in service"),
+        (stack.config().with(&notify).yaml(), "ed; generation 2 is in service"),
         ("buckets: 1".to_owned(), "expected a list, found `1`; generation 2 stays in service"),
         (long, ""),
     ] {
@@ -415,7 +413,7 @@ async fn a_webhook_goes_to_its_address_and_nowhere_else() {
     let environment = ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"]
         .map(|name| (name.to_owned(), elsewhere.url()))
         .to_vec();
-    let config = format!("reload: {{ notify: {{ url: \"{}\" }} }}\n{JWT}buckets: []\n", receiver.url());
+    let config = Config::new().with(&format!("reload: {{ notify: {{ url: \"{}\" }} }}", receiver.url()));
     let proxy = PROGRAM.start_in(&config, Surroundings { environment, ..Default::default() }).await;
     proxy.write_config("buckets: 1");
     assert_eq!(proxy.reload(&admin_token()).await.0, 400);
@@ -434,21 +432,21 @@ async fn who_may_try_a_text_reads_neither_files_nor_the_environment() {
         ("PLANTED".to_owned(), "planted-in-the-environment".to_owned()),
         ("PIN".to_owned(), "47114".to_owned()),
     ];
-    let config = format!("{JWT}buckets:\n{}", bucket("photos", "/photos", &store, PUBLIC));
+    let config = Config::new().bucket(Bucket::named("photos").store(&store));
     let surroundings = Surroundings { environment, ..Default::default() };
     let proxy = PROGRAM.start_in(&config, surroundings).await;
     let file = proxy.folder.path().join("planted");
     proxy::write(&file, "planted-in-a-file");
     let references = format!("[\"${{PLANTED}}\", \"x${{file:{}}}\"]", file.display());
-    let trial =
-        config.replace("secret: ", &format!("audience: {references}, issuer: \"${{PLANTED}}\", secret: "));
-    let trial = trial.replace("region: us-east-1", "region: \"${PLANTED}\"");
-    let trial = format!("reload: {{ poll_seconds: \"${{PIN}}\" }}\n{trial}");
+    let trial = config
+        .jwt(&format!("audience: {references}, issuer: \"${{PLANTED}}\""))
+        .with("reload: { poll_seconds: \"${PIN}\" }")
+        .each(|bucket| bucket.region("\"${PLANTED}\""));
     let mut outputs = String::new();
     for path in ["/admin/validate", "/admin/reload", "/admin/config", "/admin/status"] {
         let text = if path.contains("validate") || path.contains("reload") {
             proxy.write_config(&trial);
-            let (status, answer) = proxy.send(http().post(proxy.url(path)).body(trial.clone())).await;
+            let (status, answer) = proxy.send(http().post(proxy.url(path)).body(trial.yaml())).await;
             assert_eq!(status, 200, "{answer}");
             answer.to_string()
         } else {
@@ -508,7 +506,7 @@ async fn a_refused_trial_leaves_no_trace() {
 async fn two_rollbacks_in_a_row_go_back_twice() {
     let stack = Stack::start().await;
     for prefix in ["/two", "/three"] {
-        stack.proxy.write_config(&at_prefix(&stack, prefix));
+        stack.proxy.write_config(&stack.photos_at(prefix));
         assert_eq!(stack.proxy.reload(&admin_token()).await.0, 200);
     }
     for prefix in ["/two", "/photos"] {

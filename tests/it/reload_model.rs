@@ -57,7 +57,7 @@ async fn g15_g19_g24_g39_random_steps_agree_with_the_model() {
         let mut stack = Stack::start().await;
         let mut model = Model { file: Some(0), ..Model::default() };
         let text = |content: Option<u32>| match content {
-            Some(number) => Stack::config(&stack.store, "").replace("/photos", &prefix(number)),
+            Some(number) => stack.photos_at(&prefix(number)).yaml(),
             None => "buckets: [".to_owned(),
         };
         stack.proxy.write_config(&text(Some(0)));
@@ -65,11 +65,7 @@ async fn g15_g19_g24_g39_random_steps_agree_with_the_model() {
             match step {
                 Step::Write(content) => {
                     model.file = *content;
-                    let with_port = format!(
-                        "server: {{ address: 127.0.0.1, port: {} }}\n{}",
-                        stack.proxy.address.port(),
-                        text(*content)
-                    );
+                    let with_port = text(*content).text(stack.proxy.address.port());
                     fs::write(stack.proxy.config_path(), with_port).expect("written");
                 }
                 Step::Rename(content) => {

@@ -7,14 +7,14 @@ use std::time::Duration;
 use kit::raw::Raw;
 use kit::*;
 
-use crate::stack::{PROGRAM, Stack};
+use crate::stack::{PROGRAM, Stack, two_buckets};
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn g23_a_hangup_before_readiness_is_applied_after_it() {
     let store = Store::start().await;
     for _ in 0..10 {
-        let mut proxy = PROGRAM.spawn(&Stack::config(&store, ""), &Surroundings::default());
+        let mut proxy = PROGRAM.spawn(&two_buckets(&store), &Surroundings::default());
         // Before `main`, while the kernel and the loader work, no program can catch anything.
         let status = format!("/proc/{}/status", proxy.pid());
         eventually("SIGHUP is caught", async || {
@@ -69,13 +69,12 @@ async fn g45_systemd_hears_of_every_reload_and_its_outcome() {
     let store = Store::start().await;
     store.put("photos", "cat.jpg", "a cat");
     let environment = vec![("NOTIFY_SOCKET".to_owned(), manager.path.clone())];
-    let mut proxy = PROGRAM
-        .start_in(&Stack::config(&store, ""), Surroundings { environment, ..Default::default() })
-        .await;
+    let mut proxy =
+        PROGRAM.start_in(&two_buckets(&store), Surroundings { environment, ..Default::default() }).await;
     let ready = manager.hear();
     assert!(ready.contains("READY=1") && ready.contains("STATUS=generation 1 is in service"), "{ready}");
     for (config, status) in [
-        (Stack::config(&store, ""), "STATUS=generation 2 is in service"),
+        (two_buckets(&store).yaml(), "STATUS=generation 2 is in service"),
         (
             "buckets: 1".to_owned(),
             "STATUS=generation 2 stays in service; the reload failed: expected a list, found `1`",
@@ -94,7 +93,7 @@ async fn g45_systemd_hears_of_every_reload_and_its_outcome() {
         command.args(["reload", "--config"]).arg(proxy.config_path()).output().expect("the program starts")
     };
     assert_eq!(command(&proxy).status.code(), Some(1));
-    proxy.write_config(&Stack::config(&store, ""));
+    proxy.write_config(&two_buckets(&store));
     assert_eq!(command(&proxy).status.code(), Some(0));
     assert!(manager.hear().contains("RELOADING=1"));
     assert!(manager.hear().contains("READY=1"));
@@ -125,7 +124,7 @@ async fn g46_a_hangup_reaches_process_1() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("config.yaml");
     let port = proxy::free_port();
-    proxy::write(&path, &format!("server: {{ address: 127.0.0.1, port: {port} }}\n{JWT}buckets: []\n"));
+    proxy::write(&path, &Config::new().text(port));
     let mut unshare = Command::new("unshare")
         .args(["--map-root-user", "--fork", "--pid", "--mount-proc", "--kill-child"])
         .arg(PROGRAM.path())
@@ -159,8 +158,7 @@ async fn g46_a_hangup_reaches_process_1() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn g48_a_new_process_takes_the_listeners_over_without_a_refused_connection() {
-    let stack =
-        Stack::with("server: { address: 127.0.0.1, port: {port}, upgrade_socket: upgrade.sock }").await;
+    let stack = Stack::configured(|config| config.server("upgrade_socket: upgrade.sock")).await;
     let Stack { proxy: mut old, store } = stack;
     store.put("photos", "large", vec![b'x'; 30_000_000]);
     let mut download = Raw::connect(old.address).await;

@@ -6,19 +6,26 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use kit::{Bucket, Config};
 use yatagarasu::{Announcement, Attempt, Event, Refusal, Reloader, Verdict};
 
 #[path = "../../examples/embedded.rs"]
 #[allow(dead_code, reason = "its main is not called here")]
 mod embedded;
 
-const CONFIG: &str = "\
-reload: { deadline_seconds: 1 }
-jwt: { secret: a-secret-of-at-least-32-characters }
-buckets:
-- { name: photos, path_prefix: /photos, s3: { bucket: photos, region: eu-west-1, access_key: AK, secret_key: SK }, auth: { enabled: true } }
-- { name: papers, path_prefix: /papers, s3: { bucket: papers, region: eu-west-1, access_key: AK, secret_key: SK }, auth: { enabled: true } }
-";
+/// Two private buckets, and little time for hooks.
+fn config() -> Config {
+    let bucket = |name: &str| Bucket::named(name).region("eu-west-1").keys("AK", "SK").private();
+    Config::new().with("reload: { deadline_seconds: 1 }").bucket(bucket("photos")).bucket(bucket("papers"))
+}
+
+/// [`config`] with `photos` at another prefix.
+fn photos_at(prefix: &str) -> Config {
+    config().change("photos", |photos| photos.at(prefix))
+}
+
+/// A section in place of the secret of [`config`].
+const OTHER_SECRET: &str = "jwt: { secret: another-secret-of-at-least-32-characters }";
 
 struct Program {
     _folder: tempfile::TempDir,
@@ -29,13 +36,17 @@ struct Program {
 fn program() -> Program {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("config.yaml");
-    fs::write(&path, CONFIG).expect("written");
+    fs::write(&path, config().yaml()).expect("written");
     Program { reloader: Reloader::open(&path).expect("valid"), path, _folder: folder }
 }
 
 impl Program {
-    fn reload(&self, config: &str) -> Arc<Attempt> {
-        fs::write(&self.path, config).expect("written");
+    fn reload(&self, config: &Config) -> Arc<Attempt> {
+        self.reload_text(&config.yaml())
+    }
+
+    fn reload_text(&self, text: &str) -> Arc<Attempt> {
+        fs::write(&self.path, text).expect("written");
         self.reloader.reload_and_wait().expect("the reloader lives")
     }
 }
@@ -63,17 +74,17 @@ fn a_hook_that_says_no_panics_or_hangs_refuses_the_reload_and_is_named() {
         ("/hang", "not done within 1 seconds, in the stage `hook judge`"),
     ] {
         let started = Instant::now();
-        let attempt = program.reload(&CONFIG.replace("/photos", prefix));
+        let attempt = program.reload(&photos_at(prefix));
         assert_eq!(refusal(&attempt).to_string(), expected);
         assert!(started.elapsed() < Duration::from_secs(3), "{prefix}: {:?}", started.elapsed());
         assert_eq!(program.reloader.live().current().number, 1);
     }
     // The hook still runs, and no second one piles up on it.
-    let attempt = program.reload(&CONFIG.replace("/photos", "/fine"));
+    let attempt = program.reload(&photos_at("/fine"));
     assert!(matches!(refusal(&attempt), Refusal::Occupied { .. }), "{attempt:?}");
     assert!(refusal(&attempt).to_string().contains("the stage `hook judge`"), "{attempt:?}");
     let deadline = Instant::now() + Duration::from_secs(20);
-    while !matches!(program.reload(&CONFIG.replace("/photos", "/fine")).verdict, Verdict::Published) {
+    while !matches!(program.reload(&photos_at("/fine")).verdict, Verdict::Published) {
         assert!(Instant::now() < deadline, "the reloader did not recover");
         std::thread::sleep(Duration::from_millis(50));
     }
@@ -85,14 +96,14 @@ fn a_subscriber_hears_what_changed_and_its_end_harms_nobody() {
     let program = program();
     let mut announcements = program.reloader.subscribe();
     let panicking = program.reloader.subscribe();
-    let next = CONFIG
-        .replace("name: papers", "name: scrolls")
-        .replace(
-            "path_prefix: /photos, s3: { bucket: photos, region: eu-west-1",
-            "path_prefix: /images, s3: { bucket: photos, region: eu-west-2",
-        )
-        .replace("a-secret-of", "another-secret-of")
-        .replace("reload:", "server: { threads: 77 }\nreload:");
+    let papers = Bucket::named("scrolls").target("papers").at("/papers").region("eu-west-1").keys("AK", "SK");
+    let photos = Bucket::named("photos").at("/images").region("eu-west-2").keys("AK", "SK");
+    let next = Config::new()
+        .with("server: { threads: 77 }")
+        .with("reload: { deadline_seconds: 1 }")
+        .with(OTHER_SECRET)
+        .bucket(photos.private())
+        .bucket(papers.private());
     program.reload(&next);
     let Announcement::Published { generation: 2, events, .. } = announcements.try_recv().expect("one") else {
         panic!("generation 2 was not announced");
@@ -127,7 +138,7 @@ fn a_subscriber_hears_what_changed_and_its_end_harms_nobody() {
         panic!("a panic on purpose");
     });
     assert!(ended.join().is_err());
-    program.reload(CONFIG);
+    program.reload(&config());
     let announced = announcements.try_recv().expect("an announcement");
     assert!(matches!(announced, Announcement::Published { generation: 3, .. }), "{announced:?}");
 }
@@ -136,7 +147,7 @@ fn a_subscriber_hears_what_changed_and_its_end_harms_nobody() {
 fn a_subscriber_hears_of_refusals_too() {
     let program = program();
     let mut announcements = program.reloader.subscribe();
-    let attempt = program.reload("buckets: 1");
+    let attempt = program.reload_text("buckets: 1");
     let announced = announcements.try_recv().expect("an announcement");
     let Announcement::Refused { generation: 1, attempt: id, errors } = announced else {
         panic!("{announced:?}");
@@ -168,7 +179,7 @@ fn the_watcher_obeys_the_program_and_not_the_file() {
     let reloader = Arc::new(program.reloader);
     assert!(!reloader.is_watching());
     reloader.watch().expect("a thread");
-    fs::write(&program.path, CONFIG.replace("/photos", "/seen")).expect("written");
+    fs::write(&program.path, photos_at("/seen").yaml()).expect("written");
     let deadline = Instant::now() + Duration::from_secs(20);
     while reloader.live().current().number < 2 {
         assert!(Instant::now() < deadline, "the change was not noticed");
@@ -176,7 +187,7 @@ fn the_watcher_obeys_the_program_and_not_the_file() {
     }
     reloader.unwatch();
     assert!(!reloader.is_watching());
-    fs::write(&program.path, CONFIG.replace("/photos", "/not-seen")).expect("written");
+    fs::write(&program.path, photos_at("/not-seen").yaml()).expect("written");
     std::thread::sleep(Duration::from_millis(1500));
     assert_eq!(reloader.live().current().number, 2, "nobody watches");
     reloader.watch().expect("the thread that runs");
@@ -190,7 +201,7 @@ fn the_watcher_obeys_the_program_and_not_the_file() {
 fn unchanged_buckets_are_shared_between_generations() {
     let program = program();
     let first = program.reloader.live().current();
-    program.reload(&CONFIG.replace("/photos", "/images"));
+    program.reload(&photos_at("/images"));
     let second = program.reloader.live().current();
     let bucket = |generation: &yatagarasu::Generation, name: &str| {
         generation.config.buckets.iter().find(|bucket| *bucket.name == *name).expect("a bucket").clone()
@@ -200,15 +211,15 @@ fn unchanged_buckets_are_shared_between_generations() {
     let (found, _) = second.config.routes.find("/papers/x").expect("a route");
     assert!(Arc::ptr_eq(found, &bucket(&second, "papers")));
     // Another key means other rules.
-    program.reload(&CONFIG.replace("a-secret-of", "another-secret-of"));
+    program.reload(&config().with(OTHER_SECRET));
     assert!(!Arc::ptr_eq(&bucket(&first, "papers"), &bucket(&program.reloader.live().current(), "papers")));
 }
 
 #[test]
 fn a_change_from_code_takes_the_same_way_and_can_be_written_back() {
     let program = program();
-    fs::write(&program.path, CONFIG.replace("access_key: AK", "access_key: \"${UNSET_HERE:-AK}\""))
-        .expect("written");
+    let referring = config().each(|bucket| bucket.keys("\"${UNSET_HERE:-AK}\"", "SK"));
+    fs::write(&program.path, referring.yaml()).expect("written");
     fs::set_permissions(&program.path, fs::Permissions::from_mode(0o640)).expect("set");
     assert!(!program.reloader.save().expect("nothing to do"));
     let set = |prefix: &'static str| {

@@ -16,8 +16,8 @@ async fn g25_a_thousand_reloads_of_other_parts_make_no_new_connection() {
     assert_eq!(raw.ask("GET", "/photos/cat.jpg", &[]).await.status, 200);
     let token = admin_token();
     for round in 0..1000 {
-        let more = bucket(&format!("extra{round}"), "/extra", &stack.store, PUBLIC);
-        stack.proxy.write_config(&format!("{}{more}", Stack::config(&stack.store, "")));
+        let more = Bucket::named(&format!("extra{round}")).at("/extra").store(&stack.store);
+        stack.proxy.write_config(&stack.config().bucket(more));
         assert_eq!(stack.proxy.reload(&token).await.0, 200);
         if round % 10 == 0 {
             assert_eq!(raw.ask("GET", "/photos/cat.jpg", &[]).await.status, 200);
@@ -33,13 +33,13 @@ async fn g26_a_connection_made_under_other_trust_is_not_used() {
     let store = Store::with(store::Options { tls: Some(acceptor), ..Default::default() }).await;
     store.put("photos", "cat.jpg", "a cat");
     // Each thread has connections of its own.
-    let server = format!("server: {{ address: 127.0.0.1, port: {{port}}, threads: 1 }}\n{JWT}");
-    let proxy = PROGRAM.start(&format!("{server}buckets: []")).await;
+    let one_thread = Config::new().server("threads: 1");
+    let proxy = PROGRAM.start(&one_thread).await;
     let ca = proxy.folder.path().join("ca.pem");
     let endpoint = format!("https://{}", store.address);
-    let bucket = bucket_at("photos", "/photos", &endpoint, PUBLIC).replace("s3: {", "s3: { ca_file: ca.pem,");
+    let bucket = Bucket::named("photos").endpoint(&endpoint).s3("ca_file: ca.pem");
     proxy::write(&ca, &pem);
-    proxy.write_config(&format!("{server}buckets:\n{bucket}"));
+    proxy.write_config(&one_thread.bucket(bucket));
     assert_eq!(proxy.reload(&admin_token()).await.0, 200);
     // A client that goes at once may take the connection to the store with it.
     let mut client = Raw::connect(proxy.address).await;
@@ -63,12 +63,12 @@ async fn g30_the_series_of_a_removed_bucket_vanish() {
         async || stack.proxy.metrics().await.keys().filter(|sample| sample.contains("bucket=\"b")).count();
     for round in 0..20 {
         let name = format!("brief{round}");
-        let more = bucket(&name, "/more", &stack.store, PUBLIC);
-        stack.proxy.write_config(&format!("{}{more}", Stack::config(&stack.store, "")));
+        let more = Bucket::named(&name).at("/more").store(&stack.store);
+        stack.proxy.write_config(&stack.config().bucket(more));
         assert_eq!(stack.proxy.reload(&admin_token()).await.0, 200);
         assert_eq!(stack.proxy.get("/more/x").await.status(), 404);
     }
-    stack.proxy.write_config(&Stack::config(&stack.store, ""));
+    stack.proxy.write_config(&stack.config());
     assert_eq!(stack.proxy.reload(&admin_token()).await.0, 200);
     let shown_once_more = count().await;
     assert!(shown_once_more > 0);
@@ -81,13 +81,13 @@ async fn g30_the_series_of_a_removed_bucket_vanish() {
 #[tokio::test]
 async fn the_series_of_a_removed_bucket_are_forgotten_where_nobody_reads_the_metrics() {
     let stack = Stack::start().await;
-    let more = bucket("brief", "/more", &stack.store, PUBLIC);
-    stack.proxy.write_config(&format!("{}{more}", Stack::config(&stack.store, "")));
+    let more = Bucket::named("brief").at("/more").store(&stack.store);
+    stack.proxy.write_config(&stack.config().bucket(more));
     assert_eq!(stack.proxy.reload(&admin_token()).await.0, 200);
     assert_eq!(stack.proxy.get("/more/x").await.status(), 404);
     // Lines of the log are written after the counters have moved.
     stack.proxy.whole_log().await;
-    stack.proxy.write_config(&Stack::config(&stack.store, ""));
+    stack.proxy.write_config(&stack.config());
     for _ in 0..2 {
         assert_eq!(stack.proxy.reload(&admin_token()).await.0, 200);
     }
@@ -138,10 +138,9 @@ async fn ports_move_without_a_restart_and_connections_finish() {
     assert_eq!(kept.ask("GET", "/photos/cat.jpg", &[]).await.status, 200);
     let (traffic, admin) = (proxy::free_port(), proxy::free_port());
     let moved = |address: &str, port: u16| {
-        Stack::config(
-            &stack.store,
-            &format!("server: {{ address: {address}, port: {port} }}\nadmin: {{ port: {admin} }}"),
-        )
+        stack
+            .config()
+            .with(&format!("server: {{ address: {address}, port: {port} }}\nadmin: {{ port: {admin} }}"))
     };
     stack.proxy.write_config(&moved("127.0.0.1", traffic));
     let (status, answer) = stack.proxy.reload(&admin_token()).await;
@@ -174,7 +173,7 @@ async fn ports_move_without_a_restart_and_connections_finish() {
     // A busy port refuses the reload, and nothing changes.
     let busy = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let taken = busy.local_addr().expect("bound").port();
-    stack.proxy.write_config(&moved("127.0.0.1", taken).replace("/photos", "/elsewhere"));
+    stack.proxy.write_config(&moved("127.0.0.1", taken).change("photos", |photos| photos.at("/elsewhere")));
     let (status, answer) = reload().await;
     assert_eq!(status, 400, "{answer}");
     assert!(answer.contains(&format!("cannot listen on 127.0.0.1:{taken}")), "{answer}");

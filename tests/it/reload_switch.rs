@@ -44,8 +44,8 @@ async fn g03_a_running_download_outlives_its_bucket() {
     let mut beginning = vec![0; 1000];
     download.0.read_exact(&mut beginning).await.expect("the beginning");
 
-    let papers = bucket("papers", "/papers", &stack.store, PRIVATE);
-    stack.proxy.write_config(&format!("{JWT}buckets:\n{papers}"));
+    let papers = Bucket::named("papers").store(&stack.store).private();
+    stack.proxy.write_config(&Config::new().bucket(papers));
     let (status, answer) = stack.proxy.reload(&admin_token()).await;
     assert_eq!(status, 200);
     assert_eq!(answer["changes"], json!([{ "path": "buckets[photos]", "kind": "removed" }]));

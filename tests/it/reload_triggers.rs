@@ -18,12 +18,16 @@ async fn watching() -> Stack {
     Stack::with(WATCH).await
 }
 
-const WATCH: &str = "server: { address: 127.0.0.1, port: {port} }\nreload: { watch: true, debounce_ms: 200, poll_seconds: 3600 }";
+/// Settings of the watcher under which the kernel's hints alone, and not the poll, find a change in time.
+pub const WATCH: &str = "reload: { watch: true, debounce_ms: 200, poll_seconds: 3600 }";
 
 /// The content of a file that serves the public bucket at a prefix.
 fn content(stack: &Stack, prefix: &str) -> String {
-    let config = Stack::config(&stack.store, WATCH).replace("/photos", prefix);
-    config.replace("{port}", &stack.proxy.address.port().to_string())
+    content_with(stack, WATCH, prefix)
+}
+
+fn content_with(stack: &Stack, reload: &str, prefix: &str) -> String {
+    stack.photos_at(prefix).with(reload).text(stack.proxy.address.port())
 }
 
 /// Does something to the files and waits until exactly one new generation serves at the prefix.
@@ -57,15 +61,14 @@ async fn is_ignored(stack: &Stack, what: &str, change: impl FnOnce()) {
 async fn g15_a_trigger_during_a_run_causes_one_more() {
     let stack = Stack::start().await;
     // Slow enough that the second one arrives in the middle.
-    let buckets: String =
-        (0..2000).map(|n| bucket(&format!("many{n}"), &format!("/many{n}"), &stack.store, PUBLIC)).collect();
-    let slow = format!("{JWT}buckets:\n{buckets}");
-    stack.proxy.write_config(&slow);
+    let buckets =
+        (0..2000).map(|n| Bucket::named(&format!("many{n}")).at(&format!("/many{n}")).store(&stack.store));
+    stack.proxy.write_config(&Config::new().buckets(buckets));
     let token = admin_token();
     let first = stack.proxy.reload(&token);
     let second = async {
         tokio::time::sleep(Duration::from_millis(20)).await;
-        stack.proxy.write_config(&Stack::config(&stack.store, "").replace("/photos", "/last"));
+        stack.proxy.write_config(&stack.photos_at("/last"));
         stack.proxy.reload(&token).await
     };
     let ((status, _), (second_status, _)) = tokio::join!(first, second);
@@ -81,9 +84,9 @@ async fn g15_a_trigger_during_a_run_causes_one_more() {
 async fn g16_a_thousand_callers_at_once_share_few_runs() {
     let stack = Stack::start().await;
     // One run under way, so that all the others arrive during it.
-    let buckets: String =
-        (0..3000).map(|n| bucket(&format!("many{n}"), &format!("/many{n}"), &stack.store, PUBLIC)).collect();
-    stack.proxy.write_config(&format!("{JWT}buckets:\n{buckets}"));
+    let buckets =
+        (0..3000).map(|n| Bucket::named(&format!("many{n}")).at(&format!("/many{n}")).store(&stack.store));
+    stack.proxy.write_config(&Config::new().buckets(buckets));
     let mut callers = Vec::new();
     for _ in 0..1000 {
         callers.push(Raw::connect(stack.proxy.address).await);
@@ -108,7 +111,7 @@ async fn g16_a_thousand_callers_at_once_share_few_runs() {
 async fn g17_one_of_many_writers_wins() {
     let stack = Stack::start().await;
     let digest = stack.proxy.status().await["digest"].as_str().expect("a text").to_owned();
-    stack.proxy.write_config(&Stack::config(&stack.store, "").replace("/photos", "/next"));
+    stack.proxy.write_config(&stack.photos_at("/next"));
     let tag = format!("\"{digest}\"");
     let calls = (0..20)
         .map(|_| stack.proxy.send(http().post(stack.proxy.url("/admin/reload")).header("if-match", &tag)));
@@ -130,7 +133,7 @@ async fn g18_an_unchanged_content_succeeds_and_clears_a_failure() {
     let stack = Stack::start().await;
     stack.proxy.write_config("buckets: 1");
     assert_eq!(stack.proxy.reload(&admin_token()).await.0, 400);
-    stack.proxy.write_config(&Stack::config(&stack.store, ""));
+    stack.proxy.write_config(&stack.config());
     let (status, answer) = stack.proxy.reload(&admin_token()).await;
     assert_eq!((status, &answer["unchanged"], &answer["config_generation"]), (200, &json!(true), &json!(2)));
     assert_eq!(stack.proxy.metric("config_last_reload_successful").await, 1.0);
@@ -145,8 +148,7 @@ async fn g19_every_trigger_gives_the_same_result() {
         let stack = Stack::with(watch).await;
         let mut reports = Vec::new();
         for broken in [false, true] {
-            let config = Stack::config(&stack.store, watch)
-                .replace("/photos", if broken { "no-slash" } else { "/next" });
+            let config = stack.photos_at(if broken { "no-slash" } else { "/next" }).with(watch);
             stack.proxy.write_config(&config);
             match how {
                 "signal" => stack.proxy.hangup().await,
@@ -326,7 +328,7 @@ async fn g20_a_referenced_secret_alone_is_noticed() {
     let stack = watching().await;
     let secret = stack.proxy.folder.path().join("secret");
     fs::write(&secret, SECRET).expect("written");
-    let config = Stack::config(&stack.store, WATCH).replace(SECRET, "\"${file:secret}\"");
+    let config = stack.config().with(WATCH).with("jwt: { secret: \"${file:secret}\" }");
     let before = stack.proxy.generation().await;
     stack.proxy.write_config(&config);
     eventually("the file is noticed", async || (stack.proxy.generation().await == before + 1).then_some(()))
@@ -369,8 +371,8 @@ async fn g20_a_poll_backs_the_kernel_up() {
     let stack = watching().await;
     // Where nothing is reported, as on some network mounts: a debounce that never lets a hint through
     // would look the same; so the poll alone must do.
-    let config = Stack::config(&stack.store, &WATCH.replace("3600", "1")).replace("/photos", "/polled");
-    stack.proxy.write_config(&config);
+    let polling = "reload: { watch: true, debounce_ms: 200, poll_seconds: 1 }";
+    stack.proxy.write_config(&stack.photos_at("/polled").with(polling));
     eventually("the file is noticed", async || {
         (stack.proxy.get("/polled/cat.jpg").await.status() == 200).then_some(())
     })
@@ -388,7 +390,8 @@ async fn g20_a_poll_backs_the_kernel_up() {
 async fn g21_the_watcher_survives_everything() {
     let stack = watching().await;
     let path = stack.proxy.config_path();
-    let faster = |prefix: &str| content(&stack, prefix).replace("debounce_ms: 200", "debounce_ms: 10");
+    let fast = "reload: { watch: true, debounce_ms: 10, poll_seconds: 3600 }";
+    let faster = |prefix: &str| content_with(&stack, fast, prefix);
     fs::write(&path, faster("/start")).expect("written");
     eventually("the start", async || (stack.proxy.get("/start/cat.jpg").await.status() == 200).then_some(()))
         .await;
@@ -417,15 +420,15 @@ async fn g21_the_watcher_survives_everything() {
 #[tokio::test]
 async fn the_watcher_is_switched_by_a_reload() {
     let stack = Stack::start().await;
-    stack.proxy.write_config(&Stack::config(&stack.store, WATCH));
+    stack.proxy.write_config(&stack.config().with(WATCH));
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(stack.proxy.generation().await, 1, "off by default");
     assert_eq!(stack.proxy.reload(&admin_token()).await.0, 200);
     tokio::time::sleep(Duration::from_millis(200)).await;
-    stack.proxy.write_config(&Stack::config(&stack.store, ""));
+    stack.proxy.write_config(&stack.config());
     eventually("the change is noticed", async || (stack.proxy.generation().await == 3).then_some(())).await;
     tokio::time::sleep(Duration::from_millis(200)).await;
-    stack.proxy.write_config(&Stack::config(&stack.store, WATCH));
+    stack.proxy.write_config(&stack.config().with(WATCH));
     tokio::time::sleep(Duration::from_millis(700)).await;
     assert_eq!(stack.proxy.generation().await, 3, "off again");
 }
@@ -435,14 +438,10 @@ async fn the_watcher_is_switched_by_a_reload() {
 async fn a_file_that_is_mounted_alone_is_reported() {
     let store = Store::start().await;
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let port = proxy::free_port();
-    let config = format!(
-        "server: {{ address: 127.0.0.1, port: {port} }}\n{JWT}reload: {{ watch: true }}\nbuckets:\n{}",
-        bucket("photos", "/photos", &store, PUBLIC)
-    );
+    let config = Config::new().with("reload: { watch: true }").bucket(Bucket::named("photos").store(&store));
     let (outside, inside): (PathBuf, PathBuf) =
         (folder.path().join("outside.yaml"), folder.path().join("config.yaml"));
-    proxy::write(&outside, &config);
+    proxy::write(&outside, &config.text(proxy::free_port()));
     proxy::write(&inside, "");
     let log = fs::File::create(folder.path().join("log")).expect("created");
     let mut child = std::process::Command::new("unshare")
@@ -472,10 +471,9 @@ async fn a_file_that_is_mounted_alone_is_reported() {
 async fn g24_reload_and_shutdown_do_not_get_into_each_others_way() {
     for _ in 0..5 {
         let mut stack = Stack::with("reload: { deadline_seconds: 30 }").await;
-        let buckets: String = (0..1000)
-            .map(|n| bucket(&format!("many{n}"), &format!("/many{n}"), &stack.store, PUBLIC))
-            .collect();
-        stack.proxy.write_config(&format!("{JWT}buckets:\n{buckets}"));
+        let buckets = (0..1000)
+            .map(|n| Bucket::named(&format!("many{n}")).at(&format!("/many{n}")).store(&stack.store));
+        stack.proxy.write_config(&Config::new().buckets(buckets));
         stack.proxy.signal("HUP");
         tokio::time::sleep(Duration::from_millis(5)).await;
         let started = Instant::now();

@@ -1,6 +1,5 @@
 //! Nothing moves before publication: names, key sets, credentials and ports while reloads are refused.
 
-use std::fs;
 use std::time::{Duration, Instant};
 
 use kit::authority::Mode;
@@ -14,13 +13,14 @@ use crate::stack::{PROGRAM, Stack};
 
 /// The ways in which a run may fail, each with the text of the configuration, the fault on demand and the
 /// status of the answer. `next` is the whole configuration but for its first line.
-fn ways_to_fail(next: &str, taken: u16) -> Vec<(&'static str, String, &'static str, u16)> {
-    let with = |more: &str| format!("reload: {{ deadline_seconds: 1 }}\n{more}\n{next}");
+fn ways_to_fail(next: &Config, admin: &str, taken: u16) -> Vec<(&'static str, Config, &'static str, u16)> {
+    let next = next.clone().with("reload: { deadline_seconds: 1 }");
+    let with = |more: &str| next.clone().with(admin).with(more);
     let mut ways = vec![
         ("not YAML", with("x: ["), "", 400),
         ("an unknown key", with("unknown: 1"), "", 400),
         ("a reference that cannot be filled in", with("log: ${UNSET_HERE}"), "", 400),
-        ("a port that is taken", with(&format!("admin: {{ port: {taken} }}")), "", 400),
+        ("a port that is taken", next.clone().with(&format!("admin: {{ port: {taken} }}")), "", 400),
     ];
     if cfg!(feature = "faults") {
         ways.extend([
@@ -39,13 +39,13 @@ async fn a_refused_reload_touches_no_name_no_issuer_no_credentials_and_no_port()
     let store = Store::start().await;
     store.put("photos", "cat.jpg", "a cat");
     let endpoint = format!("http://store.test:{}", store.address.port());
-    let photos = bucket_at("photos", "/photos", &endpoint, PUBLIC);
+    let photos = Bucket::named("photos").endpoint(&endpoint);
     let hosts = "127.0.0.1 localhost store.test\n";
     let authority = Authority::start(store.keys.clone(), Duration::from_secs(3600)).await;
     authority.set(Mode::Issue);
     let environment = Authority::container(&authority);
     let surroundings = Surroundings { hosts: Some(hosts.to_owned()), environment, ..Default::default() };
-    let in_service = format!("reload: {{ deadline_seconds: 1 }}\n{JWT}buckets:\n{photos}");
+    let in_service = Config::new().with("reload: { deadline_seconds: 1 }").bucket(photos);
     let proxy = PROGRAM.start_in(&in_service, surroundings).await;
     assert_eq!(proxy.get("/photos/cat.jpg").await.status(), 200);
 
@@ -61,24 +61,20 @@ async fn a_refused_reload_touches_no_name_no_issuer_no_credentials_and_no_port()
     let issuer = Issuer::start(&key_set(&[&signing])).await;
     let other_store = format!("http://elsewhere.test:{}", store.address.port());
     let (port, socket) = (free_port(), proxy.folder.path().join("admin.sock"));
-    let with_credentials = format!(
-        "- {{ name: papers, path_prefix: /papers, auth: {{ enabled: true }}, s3: {{ bucket: papers, region: us-east-1, endpoint: \"{other_store}\", credentials: {{ source: container }} }} }}\n"
-    );
-    let next = format!(
-        "server: {{ address: 127.0.0.1, port: {port} }}\njwt: {{ secret: {}, jwks: [{{ url: \"{}\" }}] }}\nbuckets:\n{}{with_credentials}",
-        token::SECRET,
-        issuer.url(),
-        bucket_at("photos", "/photos", &other_store, PUBLIC),
-    );
+    let photos = Bucket::named("photos").endpoint(&other_store);
+    let papers = Bucket::named("papers").endpoint(&other_store).credentials("source: container").private();
+    let next = Config::new()
+        .with(&format!("server: {{ address: 127.0.0.1, port: {port} }}"))
+        .jwt(&format!("jwks: [{{ url: \"{}\" }}]", issuer.url()))
+        .bucket(photos)
+        .bucket(papers);
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let taken = (taken.local_addr().expect("bound").port(), taken).0;
     let occupied = std::net::TcpListener::bind(("127.0.0.1", taken)).expect("the same port again");
-    for (what, config, fault, expected) in ways_to_fail(&next, taken) {
-        let config = match config.contains("admin: {") {
-            true => config,
-            false => format!("admin: {{ socket: {} }}\n{config}", socket.display()),
-        };
-        fs::write(proxy.config_path(), config).expect("written");
+    for (what, config, fault, expected) in
+        ways_to_fail(&next, &format!("admin: {{ socket: {} }}", socket.display()), taken)
+    {
+        proxy.write_config(&config);
         proxy.fault(fault);
         let token = admin_token();
         let reload = proxy.reload(&token);
@@ -108,8 +104,8 @@ async fn a_refused_reload_touches_no_name_no_issuer_no_credentials_and_no_port()
     drop(occupied);
 
     // The same configuration, once nothing is wrong with it, does all of that.
-    let good = next.replace(&other_store, &store.url());
-    fs::write(proxy.config_path(), format!("reload: {{ deadline_seconds: 10 }}\n{good}")).expect("written");
+    let good = next.each(|bucket| bucket.store(&store)).with("reload: { deadline_seconds: 10 }");
+    proxy.write_config(&good);
     let (status, answer) = proxy.reload(&admin_token()).await;
     assert_eq!((status, &answer["config_generation"]), (200, &json!(2)), "{answer}");
     assert!(issuer.fetches() > 0 && !authority.asked().is_empty());
@@ -126,20 +122,20 @@ async fn a_slow_issuer_is_a_warning_also_at_the_shortest_deadline() {
         )
     };
     let stack = Stack::with("reload: { deadline_seconds: 1 }").await;
-    stack.proxy.write_config(&Stack::config(&stack.store, &more(&silent.url())));
+    stack.proxy.write_config(&stack.config().with(&more(&silent.url())));
     let (status, answer) = stack.proxy.reload(&admin_token()).await;
     assert_eq!(status, 200, "{answer}");
     assert!(answer["warnings"].to_string().contains("are not known yet"), "{answer}");
 }
 
 /// A bucket's file whose key set is at this issuer.
-fn with_issuer(stack: &Stack, issuer: &Issuer) -> String {
+fn with_issuer(stack: &Stack, issuer: &Issuer) -> Config {
     let jwks = format!(
         "jwt: {{ secret: {}, jwks: [{{ url: \"{}\", refresh_seconds: 1, refetch_seconds: 1 }}] }}",
         token::SECRET,
         issuer.url()
     );
-    Stack::config(&stack.store, &jwks)
+    stack.config().with(&jwks)
 }
 
 #[tokio::test]

@@ -32,9 +32,9 @@ async fn a_post_and_a_hangup_do_the_same() {
 #[tokio::test]
 async fn an_invalid_file_changes_nothing_and_everybody_reads_the_same_text() {
     let stack = Stack::start().await;
-    let photos = bucket("bucket1", "/api", &stack.store, PUBLIC);
-    let papers = bucket("bucket2", "/api/", &stack.store, PUBLIC);
-    stack.proxy.write_config(&format!("{JWT}buckets:\n{photos}{papers}"));
+    let photos = Bucket::named("bucket1").at("/api").store(&stack.store);
+    let papers = Bucket::named("bucket2").at("/api/").store(&stack.store);
+    stack.proxy.write_config(&Config::new().bucket(photos).bucket(papers));
 
     let (status, answer) = stack.proxy.reload(&admin_token()).await;
 
@@ -74,7 +74,7 @@ async fn an_invalid_file_changes_nothing_and_everybody_reads_the_same_text() {
         (&json!(1), &json!("error"))
     );
 
-    stack.proxy.write_config(&Stack::config(&stack.store, ""));
+    stack.proxy.write_config(&stack.config());
     assert_eq!(stack.proxy.reload(&admin_token()).await.0, 200);
     assert_eq!(stack.proxy.metric("config_last_reload_successful").await, 1.0);
 }
@@ -88,17 +88,17 @@ async fn the_very_next_request_uses_what_changed() {
     first.put("photos", "cat.jpg", "first");
     second.put("photos", "cat.jpg", "second");
     second.put("pictures", "cat.jpg", "pictures");
-    let config = |photos: String| format!("{JWT}buckets:\n{photos}");
-    let proxy = PROGRAM.start(&config(bucket("photos", "/photos", &first, PUBLIC))).await;
+    let config = |photos: &Bucket| Config::new().bucket(photos.clone());
+    let proxy = PROGRAM.start(&config(&Bucket::named("photos").store(&first))).await;
     let mut raw = Raw::connect(proxy.address).await;
     assert_eq!(raw.ask("GET", "/photos/cat.jpg", &[]).await.body, b"first");
 
-    let there = bucket("photos", "/photos", &second, PUBLIC);
-    let credentials = there.replace(store::ACCESS_KEY, "AKOTHER").replace(store::SECRET_KEY, "SKOTHER");
-    let region = credentials.replace("us-east-1", "eu-west-3");
-    let target = region.replace("bucket: photos", "bucket: pictures");
-    let prefix = target.replace("/photos", "/images");
-    let private = prefix.replace(PUBLIC, PRIVATE);
+    let there = Bucket::named("photos").store(&second);
+    let credentials = there.clone().keys("AKOTHER", "SKOTHER");
+    let region = credentials.clone().region("eu-west-3");
+    let target = region.clone().target("pictures");
+    let prefix = target.clone().at("/images");
+    let private = prefix.clone().private();
     for (photos, path, status, body, access_key, changed) in [
         (&there, "/photos/cat.jpg", 200, "second", store::ACCESS_KEY, "buckets[photos].s3.endpoint"),
         (&credentials, "/photos/cat.jpg", 200, "second", "AKOTHER", "buckets[photos].s3.access_key"),
@@ -107,7 +107,7 @@ async fn the_very_next_request_uses_what_changed() {
         (&prefix, "/images/cat.jpg", 200, "pictures", "AKOTHER", "buckets[photos].path_prefix"),
         (&private, "/images/cat.jpg", 401, "", "", "buckets[photos].auth.enabled"),
     ] {
-        proxy.write_config(&config(photos.clone()));
+        proxy.write_config(&config(photos));
         let (reloaded, answer) = proxy.reload(&admin_token()).await;
         assert_eq!(reloaded, 200, "{answer}");
         let paths: Vec<&str> = answer["changes"]
@@ -141,7 +141,7 @@ async fn keys_and_claims_change_with_the_next_request() {
     let old = token(json!({}));
     assert_eq!(stack.proxy.get_as("/papers/plan.txt", &old).await.status(), 200);
     let next_secret = "the-next-secret-of-at-least-32-characters";
-    stack.proxy.write_config(&Stack::config(&stack.store, &format!("jwt: {{ secret: {next_secret} }}")));
+    stack.proxy.write_config(&stack.config().with(&format!("jwt: {{ secret: {next_secret} }}")));
     // The token that asks for its own end still gets its answer.
     let (status, answer) = stack.proxy.reload(&admin_token()).await;
     assert_eq!(status, 200, "{answer}");
@@ -163,7 +163,7 @@ async fn a_referenced_file_is_read_anew() {
     let stack = Stack::start().await;
     let folder = stack.proxy.folder.path();
     proxy::write(&folder.join("secret"), &format!("{SECRET}\n"));
-    let config = Stack::config(&stack.store, "jwt: { secret: \"${file:secret}\" }");
+    let config = stack.config().with("jwt: { secret: \"${file:secret}\" }");
     stack.proxy.write_config(&config);
     let (_, before) = stack.proxy.reload(&admin_token()).await;
     let good = token(json!({}));
@@ -238,8 +238,7 @@ async fn files_that_others_may_read_are_told_at_every_reload_or_refused() {
             "{answer}"
         );
     }
-    let strict = "server: { address: 127.0.0.1, port: {port}, strict_permissions: true }";
-    stack.proxy.write_config(&Stack::config(&stack.store, strict));
+    stack.proxy.write_config(&stack.config().server("strict_permissions: true"));
     assert_eq!(stack.proxy.reload(&admin_token()).await.0, 200);
     proxy::allow(&path, 0o622);
     let (status, answer) = stack.proxy.reload(&admin_token()).await;

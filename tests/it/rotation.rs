@@ -69,18 +69,10 @@ async fn no_valid_request_is_refused_while_keys_and_credentials_change() {
     let issuer = Issuer::start(&key_set(&[&published])).await;
     let config = |secrets: &[&Secret]| {
         let entries: Vec<String> = secrets.iter().map(|secret| secret.entry()).collect();
-        format!(
-            "jwt: {{ keys: [{}], jwks: [{{ url: \"{}\", refetch_seconds: {} }}] }}
-buckets:
-- name: papers
-  path_prefix: /papers
-  s3: {{ bucket: papers, region: us-east-1, endpoint: \"{}\", credentials: {{ source: container }} }}
-  auth: {{ enabled: true }}\n",
-            entries.join(", "),
-            issuer.url(),
-            REFETCH.as_secs(),
-            store.url(),
-        )
+        let jwks = format!("[{{ url: \"{}\", refetch_seconds: {} }}]", issuer.url(), REFETCH.as_secs());
+        Config::without_jwt()
+            .jwt(&format!("keys: [{}], jwks: {jwks}", entries.join(", ")))
+            .bucket(Bucket::named("papers").store(&store).credentials("source: container").private())
     };
     let mut secret = Secret::new(0);
     let surroundings = Surroundings { environment: authority.container(), ..Default::default() };

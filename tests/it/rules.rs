@@ -7,17 +7,17 @@ use serde_json::json;
 use crate::stack::{PROGRAM, Stack};
 
 /// A store with some objects, and a proxy that serves them at `/files` under an `auth` block.
-async fn stack(objects: &[&str], more: &str, auth: &str) -> Stack {
+async fn stack(objects: &[&str], config: Config, auth: &str) -> Stack {
     let store = Store::start().await;
     for key in objects {
         store.put("files", key, key);
     }
-    let proxy = PROGRAM.start(&config(&store, more, auth)).await;
+    let proxy = PROGRAM.start(&config.bucket(files(&store, auth))).await;
     Stack { store, proxy }
 }
 
-fn config(store: &Store, more: &str, auth: &str) -> String {
-    format!("{more}\nbuckets:\n{}", bucket("files", "/files", store, auth))
+fn files(store: &Store, auth: &str) -> Bucket {
+    Bucket::named("files").store(store).auth(auth)
 }
 
 #[tokio::test]
@@ -29,7 +29,7 @@ async fn each_part_of_a_bucket_has_readers_of_its_own() {
     - { path: "reports/**", methods: [GET], claims: [{ claim: role, operator: equals, value: reader }] }
     - { path: "probes/**", methods: [HEAD] }"#;
     let keys = ["public/a", "public/drafts/a", "reports/a", "probes/a", "other"];
-    let stack = stack(&keys, JWT, rules).await;
+    let stack = stack(&keys, Config::new(), rules).await;
     let (reader, guest) = (token(json!({ "role": "reader" })), token(json!({ "role": "guest" })));
     for (method, key, token, status, label) in [
         ("GET", "public/a", None, 200, ""),
@@ -70,7 +70,7 @@ async fn each_part_of_a_bucket_has_readers_of_its_own() {
 #[tokio::test]
 async fn slashes_that_a_store_merges_lead_past_no_rule() {
     let rules = r#"auth: { rules: [{ path: "**", allow: public }, { path: "secret/**", deny: true }] }"#;
-    let stack = stack(&["open/a", "secret/a"], "", rules).await;
+    let stack = stack(&["open/a", "secret/a"], Config::without_jwt(), rules).await;
     for (target, status) in [
         ("open/a", 200),
         ("secret/a", 403),
@@ -86,7 +86,7 @@ async fn slashes_that_a_store_merges_lead_past_no_rule() {
     assert_eq!(stack.store.received().len(), 1);
     // Where every key has the same readers, each is one that a store may have.
     let store = &stack.store;
-    stack.proxy.write_config(&format!("buckets:\n{}", bucket("files", "/files", store, PUBLIC)));
+    stack.proxy.write_config(&Config::without_jwt().bucket(Bucket::named("files").store(store)));
     stack.proxy.hangup().await;
     assert_ne!(stack.proxy.get("/files/open//a").await.status(), 400);
 }
@@ -95,7 +95,7 @@ async fn slashes_that_a_store_merges_lead_past_no_rule() {
 async fn everybody_reads_a_folder_of_their_own_however_it_is_written() {
     let rules = r#"auth: { rules: [{ path: "users/${claim.sub}/**" }] }"#;
     let keys = ["users/ann/a", "users/bob/a", "users/a b/a", "users/ann%2Fx/a", "users/a"];
-    let stack = stack(&keys, JWT, rules).await;
+    let stack = stack(&keys, Config::new(), rules).await;
     for (sub, target, status) in [
         ("ann", "users/ann/a", 200),
         ("ann", "users/%61%6en/a", 200),
@@ -127,14 +127,14 @@ async fn everybody_reads_a_folder_of_their_own_however_it_is_written() {
 
 #[tokio::test]
 async fn public_rules_need_no_keys_and_a_reload_changes_them() {
-    let open = r#"auth: { rules: [{ path: "a/**", allow: public }] }"#;
-    let stack = stack(&["a/x", "b/x"], "", open).await;
+    let open = |folder: &str| format!("auth: {{ rules: [{{ path: \"{folder}/**\", allow: public }}] }}");
+    let stack = stack(&["a/x", "b/x"], Config::without_jwt(), &open("a")).await;
     let statuses = async || {
         let [a, b] = ["a", "b"].map(|folder| format!("/files/{folder}/x"));
         (stack.proxy.get(&a).await.status().as_u16(), stack.proxy.get(&b).await.status().as_u16())
     };
     assert_eq!(statuses().await, (200, 403));
-    stack.proxy.write_config(&config(&stack.store, "", &open.replace("a/**", "b/**")));
+    stack.proxy.write_config(&Config::without_jwt().bucket(files(&stack.store, &open("b"))));
     stack.proxy.hangup().await;
     assert_eq!(statuses().await, (403, 200));
 }
@@ -145,8 +145,8 @@ async fn with_enforcement_off_only_what_asks_for_a_token_is_open() {
     rules:
     - { path: "users/${claim.sub}/**" }
     - { path: "secret/**", deny: true }"#;
-    let jwt = JWT.replace("{ ", "{ enabled: false, ");
-    let stack = stack(&["users/ann/a", "secret/a", "other"], &jwt, rules).await;
+    let unenforced = Config::new().jwt("enabled: false");
+    let stack = stack(&["users/ann/a", "secret/a", "other"], unenforced, rules).await;
     for (key, status) in [("users/ann/a", 200), ("secret/a", 403), ("other", 403)] {
         assert_eq!(stack.proxy.get(&format!("/files/{key}")).await.status(), status, "{key}");
     }
@@ -166,12 +166,12 @@ async fn read_as(stack: &Stack, path: &str, forwarded: &[&str]) -> (u16, Option<
 }
 
 /// A public bucket for some networks, behind trusted proxies or not.
-fn from_networks(store: &Store, trusted: &str) -> String {
-    let rules = r#"auth: { enabled: false }
-  allow_networks: [192.0.2.0/24, "2001:db8::/32"]
-  deny_networks: [192.0.2.66]"#;
-    let server = format!("server: {{ address: 127.0.0.1, port: {{port}}, trusted_proxies: {trusted} }}");
-    config(store, &server, rules)
+fn from_networks(store: &Store, trusted: &str) -> Config {
+    let files = Bucket::named("files")
+        .store(store)
+        .with(r#"allow_networks: [192.0.2.0/24, "2001:db8::/32"]"#)
+        .with("deny_networks: [192.0.2.66]");
+    Config::without_jwt().server(&format!("trusted_proxies: {trusted}")).bucket(files)
 }
 
 #[tokio::test]
@@ -233,7 +233,7 @@ const LINKS: &str = r#"auth:
 #[tokio::test]
 async fn a_link_opens_one_object_and_what_denies_it_stays() {
     let keys = ["public/a", "denied/a", "reports/a b", "reports/b", "other"];
-    let stack = stack(&keys, JWT, LINKS).await;
+    let stack = stack(&keys, Config::new(), LINKS).await;
     let reports = sign(&stack.proxy, &["/files/reports/a%20b"]).expect("a link");
     let query = reports.split_once('?').expect("a query").1;
     for (target, status) in [
@@ -270,13 +270,13 @@ async fn links_alone_need_no_keys_and_their_secret_rotates() {
     let auth = |links: &str| format!("auth: {{ signed_links: {{ {links} }} }}");
     let old = "secret: the-old-secret-of-at-least-32-characters";
     let new = "secret: the-new-secret-of-at-least-32-characters";
-    let stack = stack(&["a"], "", &auth(old)).await;
+    let stack = stack(&["a"], Config::without_jwt(), &auth(old)).await;
     let link = sign(&stack.proxy, &[&stack.proxy.url("/files/a")]).expect("a link");
     let status = async |url: &str| http().get(url).send().await.expect("an answer").status().as_u16();
     assert_eq!(status(&link).await, 200);
     assert_eq!(status(&stack.proxy.url("/files/a")).await, 403);
     for (links, expected) in [(format!("{new}, previous_{old}"), 200), (new.to_owned(), 403)] {
-        stack.proxy.write_config(&config(&stack.store, "", &auth(&links)));
+        stack.proxy.write_config(&Config::without_jwt().bucket(files(&stack.store, &auth(&links))));
         stack.proxy.hangup().await;
         assert_eq!(status(&link).await, expected, "{links}");
         let fresh = sign(&stack.proxy, &[&stack.proxy.url("/files/a")]).expect("a link");
@@ -290,7 +290,7 @@ async fn links_alone_need_no_keys_and_their_secret_rotates() {
 
 #[tokio::test]
 async fn no_link_is_made_that_would_not_open() {
-    let stack = stack(&[], JWT, LINKS).await;
+    let stack = stack(&[], Config::new(), LINKS).await;
     for (arguments, part) in [
         (&["/elsewhere/a"][..], "no bucket is served at `/elsewhere/a`"),
         (&["/files/"], "names no object"),

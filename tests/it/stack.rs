@@ -16,19 +16,34 @@ impl Stack {
         Self::with("").await
     }
 
-    /// `more` goes to the top level of the configuration.
-    pub async fn with(more: &str) -> Self {
+    /// A stack with more sections in its configuration.
+    pub async fn with(sections: &str) -> Self {
+        Self::configured(|config| config.with(sections)).await
+    }
+
+    /// A stack whose configuration differs from the usual one.
+    pub async fn configured(configure: impl FnOnce(Config) -> Config) -> Self {
         let store = Store::start().await;
         store.put("photos", "cat.jpg", "a cat");
         store.put("papers", "plan.txt", "a plan");
-        let proxy = PROGRAM.start(&Self::config(&store, more)).await;
+        let proxy = PROGRAM.start(&configure(two_buckets(&store))).await;
         Self { store, proxy }
     }
 
-    pub fn config(store: &Store, more: &str) -> String {
-        let jwt = if more.contains("jwt:") { "" } else { JWT };
-        let photos = bucket("photos", "/photos", store, PUBLIC);
-        let papers = bucket("papers", "/papers", store, PRIVATE);
-        format!("{more}\n{jwt}buckets:\n{photos}{papers}")
+    /// The usual configuration.
+    pub fn config(&self) -> Config {
+        two_buckets(&self.store)
     }
+
+    /// The usual configuration, with the public bucket at another prefix.
+    pub fn photos_at(&self, prefix: &str) -> Config {
+        self.config().change("photos", |photos| photos.at(prefix))
+    }
+}
+
+/// The usual configuration of a [`Stack`].
+pub fn two_buckets(store: &Store) -> Config {
+    Config::new()
+        .bucket(Bucket::named("photos").store(store))
+        .bucket(Bucket::named("papers").store(store).private())
 }

@@ -179,8 +179,9 @@ async fn claims_of_all_tokens_and_of_the_bucket_must_hold() {
     let jwt = format!(
         "jwt: {{ secret: {SECRET}, claims: [{{ claim: groups, operator: contains, value: staff }}] }}"
     );
-    let proxy =
-        PROGRAM.start(&format!("{jwt}\nbuckets:\n{}", bucket("papers", "/papers", &store, rule))).await;
+    let proxy = PROGRAM
+        .start(&Config::without_jwt().with(&jwt).bucket(Bucket::named("papers").store(&store).auth(rule)))
+        .await;
     for (claims, status) in [
         (json!({ "groups": ["staff"], "clearance": { "level": 3 } }), 200),
         (json!({ "groups": ["staff"], "clearance": { "level": 2 } }), 403),
@@ -273,7 +274,7 @@ async fn every_algorithm_verifies_its_own_tokens_and_no_others() {
         } else {
             jwt_block(name, pem)
         };
-        stack.proxy.write_config(&Stack::config(&stack.store, &jwt));
+        stack.proxy.write_config(&stack.config().with(&jwt));
         stack.proxy.hangup().await;
         for (other, (_, key)) in &keys {
             let token = signed(other.parse().expect("an algorithm"), key, &claims);
@@ -328,7 +329,7 @@ async fn jwt_switched_off_opens_the_buckets_and_closes_the_endpoints() {
 #[tokio::test]
 async fn without_a_jwt_block_the_endpoints_are_closed() {
     let store = Store::start().await;
-    let proxy = PROGRAM.start(&format!("buckets:\n{}", bucket("photos", "/photos", &store, PUBLIC))).await;
+    let proxy = PROGRAM.start(&Config::without_jwt().bucket(Bucket::named("photos").store(&store))).await;
     assert_eq!(proxy.reload(&admin_token()).await.0, 403);
     assert_eq!(proxy.get_as("/admin/status", &admin_token()).await.status(), 403);
     assert_eq!(proxy.metric("config_generation").await, 1.0);

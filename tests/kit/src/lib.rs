@@ -8,6 +8,7 @@
 
 pub mod authority;
 pub mod certificate;
+pub mod config;
 pub mod decider;
 pub mod faulty;
 pub mod issuer;
@@ -22,6 +23,7 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 pub use authority::Authority;
+pub use config::{Bucket, Config, ConfigFile, PRIVATE, PUBLIC};
 pub use decider::{Decider, Reply};
 pub use program::{Program, Surroundings};
 pub use proxy::Proxy;
@@ -52,28 +54,6 @@ pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) 
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
-
-/// The `jwt` block that [`token`] fits.
-pub const JWT: &str = "jwt: { secret: a-secret-of-at-least-32-characters }\n";
-
-/// One entry of `buckets`, for a bucket of the same name in the store.
-pub fn bucket(name: &str, prefix: &str, store: &Store, more: &str) -> String {
-    bucket_at(name, prefix, &store.url(), more)
-}
-
-pub fn bucket_at(name: &str, prefix: &str, endpoint: &str, more: &str) -> String {
-    let (access_key, secret_key) = (store::ACCESS_KEY, store::SECRET_KEY);
-    format!(
-        "- name: {name}
-  path_prefix: {prefix}
-  s3: {{ bucket: {name}, region: us-east-1, endpoint: \"{endpoint}\", access_key: {access_key}, secret_key: {secret_key} }}
-  {more}
-"
-    )
-}
-
-pub const PUBLIC: &str = "auth: { enabled: false }";
-pub const PRIVATE: &str = "auth: { enabled: true }";
 
 /// Fails unless the answer is an S3 error document with this status and code, and a request id.
 pub async fn assert_s3_error(response: reqwest::Response, status: u16, code: &str) {

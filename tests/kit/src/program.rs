@@ -7,8 +7,8 @@ use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
 
-use crate::proxy::{Proxy, free_port, with_port, write};
-use crate::{eventually, http};
+use crate::proxy::{Proxy, free_port, write};
+use crate::{ConfigFile, eventually, http};
 
 /// The program's file. Cargo tells its path to the tests and benches of the package only, so they hand
 /// it in.
@@ -23,8 +23,8 @@ pub struct Surroundings {
     pub arguments: Vec<String>,
     /// Replaces `/etc/hosts` for this process. Linux only.
     pub hosts: Option<String>,
-    /// The limit of open files.
-    pub open_files: Option<u32>,
+    /// A command in front of the program, as `valgrind` and its arguments; not together with `hosts`.
+    pub wrapper: Vec<String>,
     /// The only name server of this process; needs `hosts`.
     pub name_server: Option<IpAddr>,
 }
@@ -47,13 +47,12 @@ impl Program {
         self.command().args(arguments).env_clear().output().expect("the program starts")
     }
 
-    /// Starts the program with a configuration. `config` may say `{port}` where the traffic port
-    /// belongs; without a `server` block it gets one.
-    pub async fn start(self, config: &str) -> Proxy {
+    /// Starts the program with a configuration and waits until it is ready.
+    pub async fn start(self, config: &(impl ConfigFile + ?Sized)) -> Proxy {
         self.start_in(config, Surroundings::default()).await
     }
 
-    pub async fn start_in(self, config: &str, surroundings: Surroundings) -> Proxy {
+    pub async fn start_in(self, config: &(impl ConfigFile + ?Sized), surroundings: Surroundings) -> Proxy {
         // A port that was free may be taken by another test before the program binds it.
         for _ in 0..5 {
             let mut proxy = self.spawn(config, &surroundings);
@@ -73,11 +72,11 @@ impl Program {
     }
 
     /// Starts the program and does not wait for it.
-    pub fn spawn(self, config: &str, surroundings: &Surroundings) -> Proxy {
+    pub fn spawn(self, config: &(impl ConfigFile + ?Sized), surroundings: &Surroundings) -> Proxy {
         let folder = TempDir::new().expect("a temporary folder");
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
         let path = folder.path().join("config.yaml");
-        write(&path, &with_port(config, address.port()));
+        write(&path, &config.text(address.port()));
         let log = fs::File::create(folder.path().join("log")).expect("created");
         let environment = surroundings.environment.iter().map(|(name, value)| (name, value));
         let child = self
@@ -98,14 +97,16 @@ impl Program {
 
     /// The program behind the commands that its surroundings need.
     fn command_in(self, folder: &Path, surroundings: &Surroundings) -> Command {
-        match (&surroundings.hosts, surroundings.open_files) {
-            (None, None) => self.command(),
-            (None, Some(files)) => {
-                let mut command = Command::new("sh");
-                command.args(["-c", "ulimit -n \"$0\" && exec \"$@\"", &files.to_string(), self.0]);
-                command
-            }
-            (Some(hosts), _) => {
+        match &surroundings.hosts {
+            None => match surroundings.wrapper.split_first() {
+                None => self.command(),
+                Some((first, arguments)) => {
+                    let mut command = Command::new(first);
+                    command.args(arguments).arg(self.0);
+                    command
+                }
+            },
+            Some(hosts) => {
                 let path = folder.join("hosts");
                 fs::write(&path, hosts).expect("written");
                 let mut command = Command::new("unshare");

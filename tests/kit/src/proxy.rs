@@ -12,7 +12,7 @@ use reqwest::Response;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{eventually, http};
+use crate::{ConfigFile, eventually, http};
 
 pub struct Proxy {
     pub address: SocketAddr,
@@ -46,9 +46,9 @@ impl Proxy {
     }
 
     /// Replaces the configuration file, atomically.
-    pub fn write_config(&self, config: &str) {
+    pub fn write_config(&self, config: &(impl ConfigFile + ?Sized)) {
         let next = self.folder.path().join("config.yaml.next");
-        write(&next, &with_port(config, self.address.port()));
+        write(&next, &config.text(self.address.port()));
         fs::rename(next, self.config_path()).expect("renamed");
     }
 
@@ -201,13 +201,6 @@ pub fn free_port() -> u16 {
         }
     }
     panic!("no free port below those of clients");
-}
-
-/// Gives a configuration the port, in a `server` block of its own when it has none.
-pub(crate) fn with_port(config: &str, port: u16) -> String {
-    let has_server = config.lines().any(|line| line.starts_with("server:"));
-    let server = if has_server { "" } else { "server: { address: 127.0.0.1, port: {port} }\n" };
-    format!("{server}{config}").replace("{port}", &port.to_string())
 }
 
 pub fn samples(text: &str) -> BTreeMap<String, f64> {

@@ -6,22 +6,19 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::raw::Raw;
-use crate::{JWT, PUBLIC, Proxy, Store, admin_token, bucket, store};
+use crate::{Bucket, Config, Proxy, Store, admin_token, store};
 
 /// The configuration of a colour, 0 or 1. The two share nothing but the prefix `/common`: names, the other
 /// prefixes, buckets of the store and credentials all differ.
-pub fn coloured(colour: u64, store: &Store) -> String {
-    let entry = |name: String, prefix: String| {
-        bucket(&name, &prefix, store, PUBLIC)
-            .replace(&format!("bucket: {name}"), &format!("bucket: target-{colour}"))
-            .replace(store::ACCESS_KEY, &format!("AK{colour}"))
-            .replace(store::SECRET_KEY, &format!("SECRET{colour}"))
+pub fn coloured(colour: u64, store: &Store) -> Config {
+    let bucket = |name: &str| {
+        Bucket::named(&format!("{name}-{colour}"))
+            .store(store)
+            .target(&format!("target-{colour}"))
+            .keys(&format!("AK{colour}"), &format!("SECRET{colour}"))
     };
-    let common = entry(format!("common-{colour}"), "/common".to_owned());
-    let own = entry(format!("own-{colour}"), format!("/only-{colour}"));
-    format!(
-        "server: {{ address: 127.0.0.1, port: {{port}}, generation_header: true }}\n{JWT}buckets:\n{common}{own}"
-    )
+    let own = bucket("own").at(&format!("/only-{colour}"));
+    Config::new().server("generation_header: true").bucket(bucket("common").at("/common")).bucket(own)
 }
 
 /// The colour of the generation: each valid file has the other colour than the one before.
@@ -129,10 +126,15 @@ pub async fn flip(
     for round in 0..reloads {
         let is_valid = round % 2 == 0;
         let next = coloured(colour_of(valid + 2), store);
-        // Invalid files: alternately broken YAML and a broken rule.
-        let broken =
-            if round % 4 == 1 { format!("{next}  - [") } else { next.replace("us-east-1", "us_east_1") };
-        proxy.write_config(if is_valid { &next } else { &broken });
+        if is_valid {
+            proxy.write_config(&next);
+        } else if round % 4 == 1 {
+            // No YAML.
+            proxy.write_config(&format!("{}  - [", next.yaml()));
+        } else {
+            // No name of a region.
+            proxy.write_config(&next.each(|bucket| bucket.region("us_east_1")));
+        }
         if round / 2 % 2 == 0 {
             let (status, answer) = proxy.reload(&admin_token()).await;
             assert_eq!(status, if is_valid { 200 } else { 400 }, "{answer}");
