@@ -55,27 +55,76 @@ const PROMISES: [u32; 37] = [
     37, 38, 39, 40, 41, 45, 46, 47, 48,
 ];
 
+/// A row of that table. A row without ids goes on with the promise above it.
+struct Row<'a> {
+    ids: Vec<u32>,
+    tests: Vec<&'a str>,
+}
+
+fn rows(table: &str) -> Vec<Row<'_>> {
+    let mut rows: Vec<Row<'_>> = Vec::new();
+    for line in table.lines().filter(|line| line.starts_with("| G") || line.starts_with("| |")) {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        let [_, ids, .., tests, _] = cells.as_slice() else { continue };
+        if *tests == "Test" {
+            continue;
+        }
+        let ids = match rows.last() {
+            Some(above) if ids.is_empty() => above.ids.clone(),
+            _ => numbers(ids),
+        };
+        let tests: Vec<&str> = tests.split('`').skip(1).step_by(2).collect();
+        if !ids.is_empty() {
+            rows.push(Row { ids, tests });
+        }
+    }
+    rows
+}
+
+/// The numbers in a list of ids: `G15, G19`.
+fn numbers(ids: &str) -> Vec<u32> {
+    ids.split(',').filter_map(|id| id.trim().strip_prefix('G')?.parse().ok()).collect()
+}
+
 #[test]
 fn every_promise_has_a_row_and_every_row_a_test() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let table = fs::read_to_string(root.join("docs/CONFIG_RELOAD.md")).expect("the table");
-    let mut promised = Vec::new();
-    let mut wrong = Vec::new();
-    for row in table.lines().filter(|line| line.starts_with("| G")) {
-        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
-        let [_, ids, .., tests, _] = cells.as_slice() else { continue };
-        let numbers: Vec<u32> =
-            ids.split(',').filter_map(|id| id.trim().strip_prefix('G')?.parse().ok()).collect();
-        if numbers.is_empty() {
-            continue;
-        }
-        let named: Vec<&str> = tests.split('`').skip(1).step_by(2).collect();
-        if named.is_empty() {
-            wrong.push(format!("no test in {row}"));
-        }
-        wrong.extend(missing(&named));
-        promised.extend(numbers);
-    }
+    let rows = rows(&table);
+
+    let promised: Vec<u32> = rows.iter().flat_map(|row| row.ids.clone()).collect();
+    let named: Vec<&str> = rows.iter().flat_map(|row| row.tests.clone()).collect();
+    let mut wrong = missing(&named);
+    wrong.extend(
+        rows.iter().filter(|row| row.tests.is_empty()).map(|row| format!("no test for {:?}", row.ids)),
+    );
     wrong.extend(PROMISES.iter().filter(|id| !promised.contains(id)).map(|id| format!("G{id} has no row")));
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// A test says in a comment above it which promises it holds: `// Promises G15, G19.`
+#[test]
+fn the_rows_of_a_promise_name_the_tests_that_hold_it() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let table = fs::read_to_string(root.join("docs/CONFIG_RELOAD.md")).expect("the table");
+    let rows = rows(&table);
+    let (mut count, mut wrong) = (0, Vec::new());
+    for source in source::sources("tests/it") {
+        let module = source.name.trim_start_matches("tests/it/").trim_end_matches(".rs");
+        for part in source.text.split("\n// Promise").skip(1) {
+            let ids = part.trim_start_matches("s ").trim_start().split('.').next().unwrap_or_default();
+            let name =
+                part.split_once("fn ").and_then(|(_, rest)| rest.split('(').next()).unwrap_or_default();
+            let test = format!("{module}::{name}");
+            for id in numbers(ids) {
+                count += 1;
+                if !rows.iter().any(|row| row.ids.contains(&id) && row.tests.contains(&test.as_str())) {
+                    wrong.push(format!("no row of G{id} names {test}"));
+                }
+            }
+        }
+    }
+
+    assert!(count > 40, "only {count} promises stand above tests");
     assert!(wrong.is_empty(), "{wrong:#?}");
 }

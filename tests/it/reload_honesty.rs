@@ -11,8 +11,9 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::stack::{PROGRAM, Stack};
 
+// Promise G35.
 #[tokio::test]
-async fn g35_what_waits_for_a_restart_is_reported_until_it_is_put_back() {
+async fn what_waits_for_a_restart_is_reported_until_it_is_put_back() {
     let stack = Stack::configured(|config| config.server("threads: 2")).await;
     let changed = stack.config().server("threads: 3, generation_header: true");
     stack.proxy.write_config(&changed);
@@ -38,8 +39,9 @@ async fn g35_what_waits_for_a_restart_is_reported_until_it_is_put_back() {
     assert_eq!(stack.proxy.metric("config_pending_restart").await, 0.0);
 }
 
+// Promise G36.
 #[tokio::test]
-async fn g36_the_change_report_stands_in_the_answer_the_status_and_the_log() {
+async fn the_change_report_stands_in_the_answer_the_status_and_the_log() {
     let stack = Stack::start().await;
     let next = stack
         .photos_at("/next")
@@ -72,8 +74,9 @@ async fn g36_the_change_report_stands_in_the_answer_the_status_and_the_log() {
     }
 }
 
+// Promise G37.
 #[tokio::test]
-async fn g37_an_earlier_generation_comes_back_as_a_new_one() {
+async fn an_earlier_generation_comes_back_as_a_new_one() {
     let stack = Stack::start().await;
     for prefix in ["/two", "/three"] {
         stack.proxy.write_config(&stack.photos_at(prefix));
@@ -111,8 +114,9 @@ async fn g37_an_earlier_generation_comes_back_as_a_new_one() {
     }
 }
 
+// Promise G37.
 #[tokio::test]
-async fn g37_the_history_holds_thirty_two() {
+async fn the_history_holds_thirty_two() {
     let stack = Stack::start().await;
     for round in 0..40 {
         stack.proxy.write_config(&stack.photos_at(&format!("/r{round}")));
@@ -124,8 +128,9 @@ async fn g37_the_history_holds_thirty_two() {
     assert_eq!(stack.proxy.get("/r18/cat.jpg").await.status(), 200);
 }
 
+// Promise G38.
 #[tokio::test]
-async fn g38_the_last_failure_stays_visible_until_the_next_success() {
+async fn the_last_failure_stays_visible_until_the_next_success() {
     let stack = Stack::start().await;
     assert_eq!(stack.proxy.status().await["error_state"], Value::Null);
     stack.proxy.write_config("buckets: 1");
@@ -165,8 +170,9 @@ pub async fn counters_add_up(stack: &Stack) -> Result<(), String> {
     Ok(())
 }
 
+// Promise G39.
 #[tokio::test]
-async fn g39_exactly_one_counter_moves_with_every_run() {
+async fn exactly_one_counter_moves_with_every_run() {
     let stack = Stack::start().await;
     counters_add_up(&stack).await.expect("one each");
     // Refusals of every kind are failures.
@@ -179,8 +185,9 @@ async fn g39_exactly_one_counter_moves_with_every_run() {
     assert_eq!(stack.proxy.metric("config_reload_failure_total").await, before + 2.0);
 }
 
+// Promise G40.
 #[tokio::test]
-async fn g40_the_last_good_configuration_is_served_when_asked_for() {
+async fn the_last_good_configuration_is_served_when_asked_for() {
     let store = Store::start().await;
     store.put("photos", "cat.jpg", "a cat");
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -246,8 +253,9 @@ async fn g40_the_last_good_configuration_is_served_when_asked_for() {
     assert_eq!(fourth.exit().await.code(), Some(1));
 }
 
+// Promise G41.
 #[tokio::test]
-async fn g41_the_endpoints_are_never_open() {
+async fn the_endpoints_are_never_open() {
     let store = Store::start().await;
     let photos = Bucket::named("photos").store(&store);
     let paths = [
@@ -282,8 +290,9 @@ async fn g41_the_endpoints_are_never_open() {
     }
 }
 
+// Promise G47.
 #[tokio::test]
-async fn g47_a_content_can_be_waited_for() {
+async fn a_content_can_be_waited_for() {
     let stack = Stack::start().await;
     stack.proxy.write_config(&stack.photos_at("/next"));
     let (_, answer) = stack.proxy.post("/admin/reload?dry_run=true").await;

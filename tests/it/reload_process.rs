@@ -9,9 +9,10 @@ use kit::*;
 
 use crate::stack::{PROGRAM, Stack, two_buckets};
 
+// Promise G23.
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn g23_a_hangup_before_readiness_is_applied_after_it() {
+async fn a_hangup_before_readiness_is_applied_after_it() {
     let store = Store::start().await;
     for _ in 0..10 {
         let mut proxy = PROGRAM.spawn(&two_buckets(&store), &Surroundings::default());
@@ -63,8 +64,9 @@ impl Manager {
     }
 }
 
+// Promise G45.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn g45_systemd_hears_of_every_reload_and_its_outcome() {
+async fn systemd_hears_of_every_reload_and_its_outcome() {
     let manager = Manager::new();
     let store = Store::start().await;
     store.put("photos", "cat.jpg", "a cat");
@@ -102,8 +104,9 @@ async fn g45_systemd_hears_of_every_reload_and_its_outcome() {
     assert_eq!(proxy.exit().await.code(), Some(0));
 }
 
+// Promise G45.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn g45_the_watchdog_is_fed_when_it_is_asked_for() {
+async fn the_watchdog_is_fed_when_it_is_asked_for() {
     let manager = Manager::new();
     let environment = vec![
         ("NOTIFY_SOCKET".to_owned(), manager.path.clone()),
@@ -118,9 +121,10 @@ async fn g45_the_watchdog_is_fed_when_it_is_asked_for() {
     }
 }
 
+// Promise G46.
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn g46_a_hangup_reaches_process_1() {
+async fn a_hangup_reaches_process_1() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("config.yaml");
     let port = proxy::free_port();
@@ -156,8 +160,9 @@ async fn g46_a_hangup_reaches_process_1() {
     assert_eq!(status.code(), Some(0));
 }
 
+// Promise G48.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn g48_a_new_process_takes_the_listeners_over_without_a_refused_connection() {
+async fn a_new_process_takes_the_listeners_over_without_a_refused_connection() {
     let stack = Stack::configured(|config| config.server("upgrade_socket: upgrade.sock")).await;
     let Stack { proxy: mut old, store } = stack;
     store.put("photos", "large", vec![b'x'; 30_000_000]);

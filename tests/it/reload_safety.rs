@@ -8,8 +8,9 @@ use serde_json::json;
 
 use crate::stack::{PROGRAM, Stack};
 
+// Promise G8.
 #[tokio::test]
-async fn g08_no_invalid_file_disturbs_the_running_configuration() {
+async fn no_invalid_file_disturbs_the_running_configuration() {
     let stack = Stack::with("reload: { deadline_seconds: 5 }").await;
     let path = stack.proxy.config_path();
     let good = fs::read(&path).expect("the file");
@@ -94,9 +95,10 @@ async fn state(stack: &Stack) -> (serde_json::Value, u16, u16, Vec<u8>) {
     (status["digest"].clone(), answers[0].as_u16(), answers[1].as_u16(), config.to_vec())
 }
 
+// Promises G9, G10.
 #[cfg(feature = "faults")]
 #[tokio::test]
-async fn g09_g10_a_failure_at_any_stage_changes_nothing_and_the_next_reload_works() {
+async fn a_failure_at_any_stage_changes_nothing_and_the_next_reload_works() {
     let stack = Stack::with("reload: { deadline_seconds: 1 }").await;
     let before = state(&stack).await;
     let next = stack.photos_at("/pictures").with("reload: { deadline_seconds: 1 }");
@@ -144,8 +146,9 @@ async fn g09_g10_a_failure_at_any_stage_changes_nothing_and_the_next_reload_work
     assert_eq!(stack.proxy.get("/pictures/cat.jpg").await.status(), 200);
 }
 
+// Promise G11.
 #[tokio::test]
-async fn g11_what_was_validated_is_what_runs() {
+async fn what_was_validated_is_what_runs() {
     let stack = Stack::start().await;
     let (_, answer) = stack.proxy.post("/admin/reload?dry_run=true").await;
     let digest = answer["digest"].as_str().expect("a text").to_owned();
@@ -163,8 +166,9 @@ async fn g11_what_was_validated_is_what_runs() {
     assert_eq!(stack.proxy.generation().await, 2);
 }
 
+// Promise G12.
 #[tokio::test]
-async fn g12_an_empty_list_is_meant_and_an_empty_file_is_not() {
+async fn an_empty_list_is_meant_and_an_empty_file_is_not() {
     let stack = Stack::start().await;
     stack.proxy.write_config(&Config::new());
     assert_eq!(stack.proxy.reload(&admin_token()).await.0, 200);
@@ -177,8 +181,9 @@ async fn g12_an_empty_list_is_meant_and_an_empty_file_is_not() {
     assert_eq!(stack.proxy.reload(&admin_token()).await.0, 400);
 }
 
+// Promise G13.
 #[tokio::test]
-async fn g13_a_dry_run_says_what_would_happen_and_does_nothing() {
+async fn a_dry_run_says_what_would_happen_and_does_nothing() {
     let stack = Stack::start().await;
     let next = stack.photos_at("/pictures");
     stack.proxy.write_config(&next);
@@ -209,8 +214,9 @@ async fn g13_a_dry_run_says_what_would_happen_and_does_nothing() {
     assert_eq!(stack.proxy.generation().await, 1);
 }
 
+// Promise G14.
 #[tokio::test]
-async fn g14_a_deletion_is_a_deletion() {
+async fn a_deletion_is_a_deletion() {
     let stack = Stack::start().await;
     assert_eq!(stack.proxy.get("/photos/cat.jpg").await.status(), 200);
     stack.proxy.write_config(&Config::new());

@@ -8,8 +8,9 @@ use tokio::io::AsyncReadExt;
 
 use crate::stack::{PROGRAM, Stack};
 
+// Promise G25.
 #[tokio::test]
-async fn g25_a_thousand_reloads_of_other_parts_make_no_new_connection() {
+async fn a_thousand_reloads_of_other_parts_make_no_new_connection() {
     let stack = Stack::start().await;
     // One client connection: Pingora returns the store's to the pool before it reads the next request.
     let mut raw = Raw::connect(stack.proxy.address).await;
@@ -26,8 +27,9 @@ async fn g25_a_thousand_reloads_of_other_parts_make_no_new_connection() {
     assert_eq!(stack.store.connections(), 1);
 }
 
+// Promise G26.
 #[tokio::test]
-async fn g26_a_connection_made_under_other_trust_is_not_used() {
+async fn a_connection_made_under_other_trust_is_not_used() {
     let (acceptor, pem) = certificate::self_signed(&["127.0.0.1"]);
     let (_, other_pem) = certificate::self_signed(&["127.0.0.1"]);
     let store = Store::with(store::Options { tls: Some(acceptor), ..Default::default() }).await;
@@ -56,8 +58,9 @@ async fn g26_a_connection_made_under_other_trust_is_not_used() {
     assert_eq!(store.connections(), before, "the old connection is good again");
 }
 
+// Promise G30.
 #[tokio::test]
-async fn g30_the_series_of_a_removed_bucket_vanish() {
+async fn the_series_of_a_removed_bucket_vanish() {
     let stack = Stack::start().await;
     let count =
         async || stack.proxy.metrics().await.keys().filter(|sample| sample.contains("bucket=\"b")).count();
@@ -97,8 +100,9 @@ async fn the_series_of_a_removed_bucket_are_forgotten_where_nobody_reads_the_met
     assert!(metrics.keys().any(|sample| sample.contains("bucket=\"-\"")), "others stay");
 }
 
+// Promise G32.
 #[tokio::test]
-async fn g32_generations_live_as_long_as_their_requests() {
+async fn generations_live_as_long_as_their_requests() {
     let stack = Stack::start().await;
     stack.store.put("photos", "large", vec![b'x'; 50_000_000]);
     let mut downloads = Vec::new();

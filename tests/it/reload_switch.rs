@@ -10,8 +10,9 @@ use tokio::io::AsyncReadExt;
 
 use crate::stack::{PROGRAM, Stack};
 
+// Promises G1, G2, G4, G5.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn g01_g02_g04_g05_two_hundred_reloads_under_traffic_harm_no_request() {
+async fn two_hundred_reloads_under_traffic_harm_no_request() {
     const RELOADS: u64 = 200;
     let store = coloured_store().await;
     let proxy = PROGRAM.start(&coloured(0, &store)).await;
@@ -32,8 +33,9 @@ async fn g01_g02_g04_g05_two_hundred_reloads_under_traffic_harm_no_request() {
     );
 }
 
+// Promise G3.
 #[tokio::test]
-async fn g03_a_running_download_outlives_its_bucket() {
+async fn a_running_download_outlives_its_bucket() {
     let stack = Stack::start().await;
     let content: Vec<u8> = (0..40_000_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     stack.store.put("photos", "large", &content);
@@ -75,8 +77,9 @@ pub async fn is_prompt_while_idle(proxy: &Proxy) -> Result<Duration, String> {
     Err("nothing happened in two seconds".to_owned())
 }
 
+// Promise G7.
 #[tokio::test]
-async fn g07_a_hangup_takes_effect_while_nobody_asks() {
+async fn a_hangup_takes_effect_while_nobody_asks() {
     let stack = Stack::start().await;
     let mut times = Vec::new();
     for _ in 0..5 {

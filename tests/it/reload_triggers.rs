@@ -57,8 +57,9 @@ async fn is_ignored(stack: &Stack, what: &str, change: impl FnOnce()) {
     }
 }
 
+// Promise G15.
 #[tokio::test]
-async fn g15_a_trigger_during_a_run_causes_one_more() {
+async fn a_trigger_during_a_run_causes_one_more() {
     let stack = Stack::start().await;
     // Slow enough that the second one arrives in the middle.
     let buckets =
@@ -80,8 +81,9 @@ async fn g15_a_trigger_during_a_run_causes_one_more() {
     );
 }
 
+// Promise G16.
 #[tokio::test]
-async fn g16_a_thousand_callers_at_once_share_few_runs() {
+async fn a_thousand_callers_at_once_share_few_runs() {
     let stack = Stack::start().await;
     // One run under way, so that all the others arrive during it.
     let buckets =
@@ -107,8 +109,9 @@ async fn g16_a_thousand_callers_at_once_share_few_runs() {
     assert_eq!(stack.proxy.metric("config_reload_success_total").await, runs as f64);
 }
 
+// Promise G17.
 #[tokio::test]
-async fn g17_one_of_many_writers_wins() {
+async fn one_of_many_writers_wins() {
     let stack = Stack::start().await;
     let digest = stack.proxy.status().await["digest"].as_str().expect("a text").to_owned();
     stack.proxy.write_config(&stack.photos_at("/next"));
@@ -128,8 +131,9 @@ async fn g17_one_of_many_writers_wins() {
     assert_eq!(status, 400);
 }
 
+// Promise G18.
 #[tokio::test]
-async fn g18_an_unchanged_content_succeeds_and_clears_a_failure() {
+async fn an_unchanged_content_succeeds_and_clears_a_failure() {
     let stack = Stack::start().await;
     stack.proxy.write_config("buckets: 1");
     assert_eq!(stack.proxy.reload(&admin_token()).await.0, 400);
@@ -140,8 +144,9 @@ async fn g18_an_unchanged_content_succeeds_and_clears_a_failure() {
     assert_eq!(stack.proxy.status().await["error_state"], json!(null));
 }
 
+// Promise G19.
 #[tokio::test]
-async fn g19_every_trigger_gives_the_same_result() {
+async fn every_trigger_gives_the_same_result() {
     let mut results = Vec::new();
     for how in ["signal", "admin", "watcher"] {
         let watch = if how == "watcher" { WATCH } else { "" };
@@ -171,8 +176,9 @@ async fn g19_every_trigger_gives_the_same_result() {
     assert!(results.iter().all(|reports| *reports == results[0]), "{results:?}");
 }
 
+// Promise G20.
 #[tokio::test]
-async fn g20_a_write_in_place_is_noticed() {
+async fn a_write_in_place_is_noticed() {
     let stack = watching().await;
     let path = stack.proxy.config_path();
     converges(&stack, "a write in place", "/one", async || {
@@ -202,14 +208,16 @@ pub async fn slow_write_is_one_generation(stack: &Stack) -> Result<(), String> {
     if found == (1.0, 0.0, reqwest::StatusCode::OK) { Ok(()) } else { Err(format!("{found:?}")) }
 }
 
+// Promise G20.
 #[tokio::test]
-async fn g20_a_slow_write_is_read_when_it_is_whole() {
+async fn a_slow_write_is_read_when_it_is_whole() {
     let stack = watching().await;
     slow_write_is_one_generation(&stack).await.expect("one generation");
 }
 
+// Promise G20.
 #[tokio::test]
-async fn g20_truncate_and_write_is_noticed() {
+async fn truncate_and_write_is_noticed() {
     let stack = watching().await;
     converges(&stack, "truncate and write", "/one", async || {
         let path = stack.proxy.config_path();
@@ -220,8 +228,9 @@ async fn g20_truncate_and_write_is_noticed() {
     .await;
 }
 
+// Promise G20.
 #[tokio::test]
-async fn g20_a_rename_over_the_file_is_noticed_again_and_again() {
+async fn a_rename_over_the_file_is_noticed_again_and_again() {
     let stack = watching().await;
     let path = stack.proxy.config_path();
     for prefix in ["/one", "/two", "/three"] {
@@ -239,8 +248,9 @@ async fn g20_a_rename_over_the_file_is_noticed_again_and_again() {
     .await;
 }
 
+// Promise G20.
 #[tokio::test]
-async fn g20_unlink_and_create_is_noticed() {
+async fn unlink_and_create_is_noticed() {
     let stack = watching().await;
     let path = stack.proxy.config_path();
     converges(&stack, "unlink and create", "/one", async || {
@@ -261,8 +271,9 @@ async fn behind(stack: &Stack, real: &std::path::Path) {
     tokio::time::sleep(Duration::from_millis(300)).await;
 }
 
+// Promise G20.
 #[tokio::test]
-async fn g20_a_replaced_directory_is_noticed() {
+async fn a_replaced_directory_is_noticed() {
     let stack = watching().await;
     let folder = stack.proxy.folder.path().to_owned();
     behind(&stack, &folder.join("dir/config.yaml")).await;
@@ -278,8 +289,9 @@ async fn g20_a_replaced_directory_is_noticed() {
     }
 }
 
+// Promise G20.
 #[tokio::test]
-async fn g20_a_retargeted_link_is_noticed() {
+async fn a_retargeted_link_is_noticed() {
     let stack = watching().await;
     let path = stack.proxy.config_path();
     for prefix in ["/one", "/two"] {
@@ -294,8 +306,9 @@ async fn g20_a_retargeted_link_is_noticed() {
     }
 }
 
+// Promise G20.
 #[tokio::test]
-async fn g20_the_data_swap_of_a_mounted_configmap_is_noticed() {
+async fn the_data_swap_of_a_mounted_configmap_is_noticed() {
     let stack = watching().await;
     let folder = stack.proxy.folder.path().join("volume");
     let version = |name: &str, prefix: &str| {
@@ -323,8 +336,9 @@ async fn g20_the_data_swap_of_a_mounted_configmap_is_noticed() {
     }
 }
 
+// Promise G20.
 #[tokio::test]
-async fn g20_a_referenced_secret_alone_is_noticed() {
+async fn a_referenced_secret_alone_is_noticed() {
     let stack = watching().await;
     let secret = stack.proxy.folder.path().join("secret");
     fs::write(&secret, SECRET).expect("written");
@@ -342,8 +356,9 @@ async fn g20_a_referenced_secret_alone_is_noticed() {
     assert_eq!(stack.proxy.get_as("/papers/plan.txt", &token(json!({}))).await.status(), 401);
 }
 
+// Promise G20.
 #[tokio::test]
-async fn g20_what_is_no_change_is_ignored() {
+async fn what_is_no_change_is_ignored() {
     let stack = watching().await;
     let path = stack.proxy.config_path();
     is_ignored(&stack, "a read", || drop(fs::read(&path).expect("read"))).await;
@@ -366,8 +381,9 @@ async fn g20_what_is_no_change_is_ignored() {
     .await;
 }
 
+// Promise G20.
 #[tokio::test]
-async fn g20_a_poll_backs_the_kernel_up() {
+async fn a_poll_backs_the_kernel_up() {
     let stack = watching().await;
     // Where nothing is reported, as on some network mounts: a debounce that never lets a hint through
     // would look the same; so the poll alone must do.
@@ -386,8 +402,9 @@ async fn g20_a_poll_backs_the_kernel_up() {
     );
 }
 
+// Promise G21.
 #[tokio::test]
-async fn g21_the_watcher_survives_everything() {
+async fn the_watcher_survives_everything() {
     let stack = watching().await;
     let path = stack.proxy.config_path();
     let fast = "reload: { watch: true, debounce_ms: 10, poll_seconds: 3600 }";
@@ -467,8 +484,9 @@ async fn a_file_that_is_mounted_alone_is_reported() {
     assert!(text.contains("mount its directory instead"), "{text}");
 }
 
+// Promise G24.
 #[tokio::test]
-async fn g24_reload_and_shutdown_do_not_get_into_each_others_way() {
+async fn reload_and_shutdown_do_not_get_into_each_others_way() {
     for _ in 0..5 {
         let mut stack = Stack::with("reload: { deadline_seconds: 30 }").await;
         let buckets = (0..1000)
