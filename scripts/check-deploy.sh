@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Has the files below deploy/ read by the programs that they are for: the systemd units, the alerts and
-# their tests, the manifest for Kubernetes. Starts nothing. A program that cannot be installed is named,
-# and its files are not checked. The playbook and the configurations are checked by `make test`.
+# Checks the files below deploy/ with the programs that read them: the systemd units, the alerts and their
+# tests, the manifest for Kubernetes. It starts nothing. If a program cannot be installed, its name is
+# printed and its files are not checked. `make test` checks the playbook and the configurations.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -14,7 +14,7 @@ skipped() { printf 'not checked: %s\n' "$*"; }
 
 # --- systemd
 
-# What systemd has against the unit. Its exit code does not count what it could not parse.
+# Prints the complaints of systemd. Its exit code does not count lines that it could not parse.
 complaints() { systemd-analyze verify "$1" 2>&1 || true; }
 
 fail() {
@@ -22,7 +22,7 @@ fail() {
     exit 1
 }
 
-# The unit alone for every systemd, with the drop-in for those that know it.
+# Verifies the unit alone, and with the drop-in if this systemd knows its type.
 verify_unit() {
     local unit=$folder/yatagarasu.service said
     # The programs and the user need not be installed here.
@@ -39,7 +39,8 @@ verify_unit() {
         printf 'ok  systemd %s takes the unit with its drop-in\n' "$1"
         return
     fi
-    # What an older one says about the new type shows that it has read the drop-in, and must be all.
+    # An older systemd complains about the new type. That shows that it has read the drop-in, and must be
+    # its only complaint.
     [[ $said == *'notify-reload.conf:'*'service type'*notify-reload && $said != *$'\n'* ]] ||
         fail "notify-reload.conf: $said"
     printf 'ok  systemd %s knows all of the drop-in but its type\n' "$1"
@@ -53,7 +54,7 @@ fi
 
 # --- Prometheus
 
-# Debian's package also starts a server, so promtool is taken out of it and nothing is installed.
+# Takes promtool out of Debian's package without installing the package, which would start a server.
 fetch_promtool() {
     (
         cd "$folder"
@@ -74,7 +75,7 @@ fi
 
 # --- Kubernetes
 
-# Has the schemas of Kubernetes with it.
+# kubernetes-validate brings the schemas of Kubernetes.
 validator=$tools/kubernetes/bin/kubernetes-validate
 install_validator() {
     python3 -m venv "$tools/kubernetes" &&

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Checks the image without a container engine: runs the Dockerfile's own build commands on a copy of
-# what an engine would send, then runs the program as PID 1 of a new PID namespace and proves that it
-# answers, reloads on SIGHUP and ends on SIGTERM. BIN=path takes a program that is already built.
+# Checks the image without a container engine. Runs the Dockerfile's build commands on a copy of the files
+# that an engine would send. Then runs the program as PID 1 of a new PID namespace, and checks that it
+# answers, reloads on SIGHUP and ends on SIGTERM. BIN=path uses a program that is already built.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -22,7 +22,7 @@ fail() {
 
 said() { printf 'ok  %s\n' "$*"; }
 
-# Asks every 0.1 seconds, for at most 15 seconds.
+# Runs a command every 0.1 seconds until it succeeds, for at most 15 seconds.
 eventually() {
     for _ in {1..150}; do
         if "$@"; then return; fi
@@ -31,10 +31,10 @@ eventually() {
     return 1
 }
 
-# One instruction of the Dockerfile a line.
+# Prints the Dockerfile with one instruction on each line.
 instructions() { sed -e '/^#/d' -e ':join' -e '/\\$/{N;s/\\\n */ /;bjoin' -e '}' Dockerfile; }
 
-# --- what the Dockerfile promises
+# --- instructions
 
 instructions | grep -q '^ENTRYPOINT \["/usr/local/bin/yatagarasu"\]$' || fail 'ENTRYPOINT is not the bare program in exec form'
 user=$(instructions | sed -n 's/^USER //p')
@@ -48,14 +48,14 @@ if [[ -n ${BIN:-} ]]; then
     said "program $BIN, as given; the build commands are not run"
 else
     target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
-    # Always the same place: Cargo keeps what it built for every path it was built at.
+    # The same path every time, because Cargo keeps a build for each path.
     context=$target/check-image
     rm -rf "$context"
     mkdir -p "$context"
     sed -n 's/^!//p' .dockerignore | while read -r path; do
         [[ ! -e $path ]] || cp -R --parents "$path" "$context"
     done
-    # What an engine keeps in a cache mount is kept here anyway.
+    # Stands for the cache mount of an engine.
     ln -s "$target" "$context/target"
     commands=$(instructions | sed -n -e 's/--mount=[^ ]* *//g' -e 's/^RUN \(.*cargo.*\)/\1/p')
     [[ -n $commands ]] || fail 'no RUN line of the Dockerfile calls cargo'
@@ -70,7 +70,7 @@ fi
 
 # --- run
 
-# Readable for the image's user.
+# The image's user must be able to read the folder.
 chmod 755 "$folder"
 install -m 755 "$BIN" "$folder/yatagarasu"
 for attempt in {1..5}; do

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the operators' endpoints of a real process and puts what was typed and what came between the
-# marks in a document: transcript.sh FILE
+# Calls the operators' endpoints of a real process, and writes commands and output between the marks in a
+# document: transcript.sh FILE
 set -euo pipefail
 program=$(realpath "${CARGO_TARGET_DIR:-target}/debug/yatagarasu")
 document=$(realpath "$1")
@@ -30,10 +30,10 @@ export PROXY="http://127.0.0.1:$port" PID=$pid PATH="$(dirname "$program"):$PATH
 TOKEN=$(yatagarasu token --config config.yaml --claim role=admin --claim sub=ann)
 export TOKEN
 
-# The command as typed, then its output, JSON indented, times and digests cut short.
+# Runs a command and prints it with its output: JSON is indented, digests are shortened.
 say() {
     printf '$ %s\n' "$1"
-    # A refusal is what some of them are about.
+    # Some commands are refused on purpose.
     (bash -c "$1" 2>&1 || true) | {
         if [[ $1 == *'curl -s '* && $1 != *'-o /dev/null'* && $1 != *metrics* && $1 != *admin/config* ]]; then
             python3 -m json.tool --indent 2
