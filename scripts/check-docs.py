@@ -6,8 +6,8 @@ A line that begins with `$ ` is typed, with the lines of its here-document; what
 must come in this order, among other lines. `…` stands for anything. Nothing is downloaded, and where the
 system allows it the network is loopback alone, so the ports in the documents are free.
 
-A `rust` block that names a file must be a part of that file, apart from indentation. This is checked in the
-documents below docs/.
+In README, CHANGELOG and below docs/, a link must lead to a file and to a heading in it, and a `rust` block that
+names a file must be a part of that file, apart from indentation.
 """
 
 import os
@@ -73,6 +73,23 @@ def are_quotes_exact(document):
         quoted = [line.strip() for line in block.splitlines()]
         if not any(source[at : at + len(quoted)] == quoted for at in range(len(source))):
             print(f"{document}: this is not in {name}:", block, sep="\n")
+            return False
+    return True
+
+
+def anchors(document):
+    """Names of the headings of a document, as GitHub makes them."""
+    prose = re.sub(r"^```.*?^```$", "", document.read_text(), flags=re.M | re.S)
+    titles = re.findall(r"^#+ (.*)$", prose, re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def are_links_whole(document):
+    """Whether every link to a file leads to a file, and to a heading in it."""
+    for path, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)", document.read_text()):
+        target = document.parent / path if path else document
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            print(f"{document}: this link leads nowhere: {path}#{anchor}")
             return False
     return True
 
@@ -188,7 +205,8 @@ def alone():
             fcntl.ioctl(control, 0x8914, struct.pack("16sh14x", b"lo", 1))
 
 
-if not all([are_quotes_exact(page) for page in sorted(REPOSITORY.glob("docs/**/*.md"))]):
+pages = [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md")]
+if not all([are_quotes_exact(page) and are_links_whole(page) for page in sorted(pages)]):
     sys.exit(1)
 alone()
 started = time.monotonic()
