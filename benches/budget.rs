@@ -27,7 +27,7 @@ use kit::{PUBLIC, Program, Surroundings};
 use subject::{PRIVATE, now};
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
-use yatagarasu::internals::{Admitted, Prefix, Request, RouteTable, admit, signed_request};
+use yatagarasu::internals::{Admitted, Prefix, RouteTable, Unsigned, admit, signed_request};
 
 /// The program's own, so that an allocation costs what it costs there.
 #[global_allocator]
@@ -93,9 +93,9 @@ fn sign(times: usize) {
     let bucket = &generation.config.buckets[0];
     let path = "/tenant-0/2024/summer/cat%200.jpg";
     for _ in 0..times {
-        let request = Request { method: "GET", path, query: "", host: "127.0.0.1:9000" };
-        let signatory = bucket.signer.identity().signatory(now()).expect("keys in the file");
-        black_box(bucket.signer.sign(black_box(request), &signatory, now()));
+        let request = Unsigned { method: "GET", path, query: "", host: "127.0.0.1:9000" };
+        let signer = bucket.identity.signer(now()).expect("keys in the file");
+        black_box(signer.sign(black_box(request), &bucket.region, now()));
     }
 }
 

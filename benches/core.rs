@@ -24,7 +24,7 @@ use rcgen::{PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, Signat
 use serde_json::json;
 use subject::{PRIVATE, config, generation, load, now, request, token};
 use yatagarasu::internals::{
-    Admitted, Prefix, Request, RouteTable, Rule, Source, Stages, admit, changes, load_from, signed_request,
+    Admitted, Prefix, RouteTable, Rule, Source, Stages, Unsigned, admit, changes, load_from, signed_request,
 };
 
 /// The program's own.
@@ -33,10 +33,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn sign(c: &mut Criterion) {
     let generation = generation(1, PUBLIC);
-    let signer = &generation.config.buckets[0].signer;
-    let object = Request { method: "GET", path: "/tenant-0/cat.jpg", query: "", host: "127.0.0.1:9000" };
-    let signatory = signer.identity().signatory(now()).expect("keys in the file");
-    c.bench_function("sign", |b| b.iter(|| signer.sign(black_box(object), &signatory, now())));
+    let bucket = &generation.config.buckets[0];
+    let object = Unsigned { method: "GET", path: "/tenant-0/cat.jpg", query: "", host: "127.0.0.1:9000" };
+    let signer = bucket.identity.signer(now()).expect("keys in the file");
+    c.bench_function("sign", |b| b.iter(|| signer.sign(black_box(object), &bucket.region, now())));
 
     let client = request(0, None);
     let Ok(Admitted::Outright(admission)) = admit(&generation, &client, None, now()) else {

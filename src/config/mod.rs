@@ -30,7 +30,7 @@ use crate::net::peer::Timeouts;
 use crate::net::trust::Trust;
 use crate::routing::{Prefix, RouteTable};
 use crate::s3;
-use crate::s3::sigv4::Signer;
+use crate::s3::identity::Identity;
 use crate::secret::Secret;
 use crate::settings::problem::{Place, Problems};
 use crate::settings::redaction::redacted;
@@ -140,7 +140,9 @@ pub struct Bucket {
     /// Who is asked about every request that the policy allows.
     pub external: Option<Arc<External>>,
     pub store: s3::Bucket,
-    pub signer: Signer,
+    /// The credentials that requests to the store are signed with.
+    pub identity: Arc<Identity>,
+    pub region: Box<str>,
     pub trust: Trust,
     pub timeouts: Timeouts,
     /// Whether the file itself holds a secret of it, and not only a reference to one.

@@ -42,7 +42,7 @@ impl Known {
     pub(super) fn new(predecessor: Option<&Config>) -> Self {
         let buckets = predecessor.into_iter().flat_map(|config| &config.buckets);
         let identities = buckets.clone().filter_map(|bucket| {
-            let identity = bucket.signer.identity();
+            let identity = &bucket.identity;
             Some((identity.source()?.clone(), identity.clone()))
         });
         // With room from the beginning, as every list here that is as long as the file's.

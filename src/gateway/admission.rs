@@ -20,7 +20,7 @@ use crate::gateway::rejection::Rejection;
 use crate::generation::Generation;
 use crate::routing::{self, InvalidPath};
 use crate::s3::key::{ObjectKey, encode_query_value};
-use crate::s3::sigv4::Signatory;
+use crate::s3::sign::Signer;
 use crate::tokens::invalid_token::InvalidToken;
 use crate::tokens::principal::Principal;
 
@@ -33,7 +33,7 @@ pub struct Admission {
     /// Sorted and encoded, as signed and as sent.
     query: String,
     /// Who signs every attempt, whatever is renewed meanwhile.
-    signatory: Arc<Signatory>,
+    signer: Arc<Signer>,
     /// The refusal that the client would have got if nothing of the bucket were observed only.
     would_refuse: Option<Rejection>,
 }
@@ -55,8 +55,8 @@ impl Admission {
         &self.query
     }
 
-    pub fn signatory(&self) -> &Signatory {
-        &self.signatory
+    pub fn signer(&self) -> &Signer {
+        &self.signer
     }
 
     pub fn would_refuse(&self) -> Option<&Rejection> {
@@ -224,7 +224,7 @@ fn read(
         bucket: bucket.clone(),
         key: ObjectKey::new(key.to_owned()),
         query: canonical_query(query)?,
-        signatory: bucket.signer.identity().signatory(now).ok_or(Rejection::NoCredentials)?,
+        signer: bucket.identity.signer(now).ok_or(Rejection::NoCredentials)?,
         would_refuse: granted.would_refuse.map(Rejection::Denied),
     };
     // As under enforcement, an observed service is not asked about a request that is refused anyway.

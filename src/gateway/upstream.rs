@@ -13,7 +13,7 @@ use pingora::{ErrorType, OrErr, Result};
 
 use crate::config::Bucket;
 use crate::gateway::admission::Admission;
-use crate::s3::sigv4::Request;
+use crate::s3::sign::Unsigned;
 
 /// The client's headers that reach the store, beside those that the signature needs.
 const PASSED: [HeaderName; 6] =
@@ -35,13 +35,13 @@ pub fn signed_request(
     admission: &Admission,
     now: SystemTime,
 ) -> Result<RequestHeader> {
-    let Bucket { store, signer, .. } = admission.bucket();
+    let Bucket { store, region, .. } = admission.bucket();
     let method = &client.method;
     let path = store.path_of(admission.key());
     let query = admission.query();
-    let signatory = admission.signatory();
-    let to_sign = Request { method: method.as_str(), path: &path, query, host: store.authority() };
-    let signed = signer.sign(to_sign, signatory, now);
+    let signer = admission.signer();
+    let unsigned = Unsigned { method: method.as_str(), path: &path, query, host: store.authority() };
+    let signed = signer.sign(unsigned, region, now);
     let target = if query.is_empty() { path } else { format!("{path}?{query}") };
     // Pingora's own ways to set a header parse its name each time, and keep a second map of how it was
     // written.
@@ -53,7 +53,7 @@ pub fn signed_request(
     headers.insert(HOST, header_value(store.authority())?);
     headers.insert(AMZ_DATE, header_value(signed.date)?);
     headers.insert(AMZ_CONTENT_SHA256, signed.payload_hash);
-    if let Some(token) = &signatory.credentials.session_token {
+    if let Some(token) = &signer.credentials().session_token {
         headers.insert(AMZ_SECURITY_TOKEN, header_value(token.expose())?);
     }
     headers.insert(AUTHORIZATION, header_value(signed.authorization)?);

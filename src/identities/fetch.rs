@@ -30,7 +30,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::debug;
 
-use crate::s3::identity::{Credentials, LAST_SECONDS, Source};
+use crate::s3::credentials::{Credentials, LAST_SECONDS};
+use crate::s3::identity::Source;
 use crate::secret::Secret;
 
 /// The time limit of one fetch, with the repetitions of the provider itself.

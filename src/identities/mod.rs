@@ -24,8 +24,9 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{error, info, warn};
 
-use crate::s3::identity::{Credentials, Identity, Source};
-use crate::s3::sigv4::Signatory;
+use crate::s3::credentials::Credentials;
+use crate::s3::identity::{Identity, Source};
+use crate::s3::sign::Signer;
 use crate::telemetry::metrics::Metrics;
 use fetch::{Asked, Failure, Fetcher};
 use schedule::{RETRY, jitter, until_refresh};
@@ -73,16 +74,16 @@ struct Kept {
 
 impl Kept {
     /// The credentials that are valid now.
-    fn signatory(&self) -> Option<Arc<Signatory>> {
+    fn signer(&self) -> Option<Arc<Signer>> {
         let mut identities = self.identities.iter().filter_map(Weak::upgrade);
-        identities.find_map(|identity| identity.signatory(SystemTime::now()))
+        identities.find_map(|identity| identity.signer(SystemTime::now()))
     }
 
     /// Copies valid credentials to an identity that has none: a generation that a rollback brings back has
     /// an identity of its own.
     fn lend(&self, identity: &Identity) {
-        if identity.signatory(SystemTime::now()).is_none()
-            && let Some(known) = self.signatory()
+        if identity.signer(SystemTime::now()).is_none()
+            && let Some(known) = self.signer()
         {
             identity.renew(known);
         }
@@ -134,7 +135,7 @@ impl Refresher {
             for (identity, asked) in first.values_mut() {
                 asked.answered_by(deadline).await;
                 if let Some(credentials) = asked.credentials() {
-                    identity.renew(Arc::new(Signatory::new(credentials.clone())));
+                    identity.renew(Arc::new(Signer::new(credentials.clone())));
                 }
             }
         });
@@ -145,7 +146,7 @@ impl Refresher {
         }
         let first = First(first.into_iter().map(|(source, (_, asked))| (source, asked)).collect());
         let now = SystemTime::now();
-        let warnings = uses.filter(|used| used.identity.signatory(now).is_none()).map(|used| {
+        let warnings = uses.filter(|used| used.identity.signer(now).is_none()).map(|used| {
             format!("bucket `{}` has no credentials yet, its requests get 503; the log says why", used.bucket)
         });
         (first, warnings.collect())
@@ -171,8 +172,8 @@ impl Refresher {
     }
 
     /// The credentials of a source that are valid now, if an identity holds any.
-    fn known(&self, source: &Source) -> Option<Arc<Signatory>> {
-        self.sources.lock().get(source)?.signatory()
+    fn known(&self, source: &Source) -> Option<Arc<Signer>> {
+        self.sources.lock().get(source)?.signer()
     }
 
     /// Asks a source once, in the background.
@@ -267,10 +268,10 @@ impl Refresher {
         let Some(kept) = sources.get_mut(source) else { return };
         let expires_in =
             credentials.expires.and_then(|expires| expires.duration_since(SystemTime::now()).ok());
-        let fresh = Arc::new(Signatory::new(credentials));
+        let fresh = Arc::new(Signer::new(credentials));
         let mut is_new = false;
         for identity in kept.identities.iter().filter_map(Weak::upgrade) {
-            if identity.last().is_none_or(|last| last.credentials != fresh.credentials) {
+            if identity.last().is_none_or(|last| last.credentials() != fresh.credentials()) {
                 identity.renew(fresh.clone());
                 is_new = true;
             }
@@ -292,7 +293,7 @@ impl Refresher {
         let mut sources = self.sources.lock();
         let Some(kept) = sources.get_mut(source) else { return reported };
         kept.tried.send_replace(true);
-        reported.has_credentials = kept.signatory().is_some();
+        reported.has_credentials = kept.signer().is_some();
         if last == Some(&reported) {
             return reported;
         }

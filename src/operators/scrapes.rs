@@ -76,9 +76,9 @@ impl Operators {
         self.metrics.published_keys(oldest, ages.iter().filter(|age| age.is_none()).count());
         self.metrics.token_lookups(cache::lookups());
         for bucket in &current.config.buckets {
-            let identity = bucket.signer.identity();
+            let identity = &bucket.identity;
             let expires = identity.source().and_then(|_| match identity.last() {
-                Some(last) => last.credentials.expires,
+                Some(last) => last.credentials().expires,
                 None => Some(SystemTime::UNIX_EPOCH),
             });
             self.metrics.credentials_expire(&bucket.name, expires);

@@ -3,10 +3,13 @@
 //! Knows no configuration, no Pingora and no clock; texts are parsed here and total afterwards.
 //! Addressing follows the Amazon S3 User Guide, "Virtual hosting of buckets".
 
+pub(crate) mod canonical;
+pub(crate) mod credentials;
 pub(crate) mod error;
 pub(crate) mod identity;
 pub(crate) mod key;
-pub(crate) mod sigv4;
+pub(crate) mod sign;
+pub(crate) mod signing_key;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};

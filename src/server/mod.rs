@@ -332,7 +332,7 @@ fn names(config: &Config) -> impl Iterator<Item = &str> {
 
 /// The identities of all buckets.
 fn uses(config: &Config) -> impl Iterator<Item = Use<'_>> + Clone {
-    config.buckets.iter().map(|bucket| Use { bucket: &bucket.name, identity: bucket.signer.identity() })
+    config.buckets.iter().map(|bucket| Use { bucket: &bucket.name, identity: &bucket.identity })
 }
 
 fn announce_start(path: &Path, live: &Live) {

@@ -15,7 +15,7 @@ use crate::config::{Bucket, file};
 use crate::net::peer::Timeouts;
 use crate::net::trust::Trust;
 use crate::routing::Prefix;
-use crate::s3::sigv4::Signer;
+use crate::s3::identity::Identity;
 use crate::s3::{self, Addressing, Endpoint, InvalidBucket, Scheme};
 use crate::settings::problem::{Place, shown};
 use crate::settings::redaction::{conceal, holds_secret};
@@ -68,8 +68,12 @@ impl Validator<'_, '_> {
                     None
                 }
             };
-            if let (Some(name), Some(prefix), Some(policy), Some((store, signer, trust, timeouts))) =
-                (name, prefix, policy, store)
+            if let (
+                Some(name),
+                Some(prefix),
+                Some(policy),
+                Some((store, identity, region, trust, timeouts)),
+            ) = (name, prefix, policy, store)
             {
                 let mut effective = serde_yaml::to_value(&bucket).unwrap_or_default();
                 let list = Position::Key(&Position::Root, "buckets");
@@ -77,7 +81,7 @@ impl Validator<'_, '_> {
                 let holds_secret = holds_secret(&effective, &position, &self.references.written);
                 conceal(&mut effective, &place, &self.references.written);
                 // A warning names the place, and a file or the environment may have other contents next time.
-                let has_credentials = has_own_keys || signer.identity().source().is_some();
+                let has_credentials = has_own_keys || identity.source().is_some();
                 let has_same_keys = jwt.is_none_or(|jwt| jwt.files.is_none());
                 let is_told =
                     self.warned == warned && trust.roots.is_empty() && has_credentials && has_same_keys;
@@ -88,7 +92,8 @@ impl Validator<'_, '_> {
                     policy,
                     external: external.map(Arc::new),
                     store,
-                    signer,
+                    identity,
+                    region: region.into(),
                     trust,
                     timeouts,
                     holds_secret,
@@ -193,7 +198,7 @@ impl Validator<'_, '_> {
         s3: &mut file::S3,
         place: &Place,
         identities: &mut Identities,
-    ) -> Option<(s3::Bucket, Signer, Trust, Timeouts)> {
+    ) -> Option<(s3::Bucket, Arc<Identity>, String, Trust, Timeouts)> {
         let timeouts = self.timeouts(&s3.timeouts, &place.key("timeouts"));
         let region = self.region(s3.region.as_ref(), &place.key("region"));
         let identity = self.identity(s3, place, region.as_deref(), identities);
@@ -221,7 +226,7 @@ impl Validator<'_, '_> {
             }
         };
         s3.addressing = Some(written.to_owned());
-        Some((store?, Signer::new(identity?, &region?), trust?, timeouts))
+        Some((store?, identity?, region?, trust?, timeouts))
     }
 
     fn timeouts(&mut self, timeouts: &file::Timeouts, place: &Place) -> Timeouts {

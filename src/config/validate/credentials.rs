@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use crate::config::file;
 use crate::config::validate::Validator;
-use crate::s3::identity::{self, Credentials, Identity, Source};
+use crate::s3::credentials::{self, Credentials};
+use crate::s3::identity::{Identity, Source};
 use crate::secret::Secret;
 use crate::settings::problem::Place;
 
@@ -250,7 +251,7 @@ impl Validator<'_, '_> {
             ("session_token", &s3.session_token),
         ] {
             self.refuse_placeholder(secret.as_ref(), &place.key(key));
-            if secret.as_ref().is_some_and(|secret| !identity::is_printable(secret)) {
+            if secret.as_ref().is_some_and(|secret| !credentials::is_printable(secret)) {
                 self.problems.push(
                     place.key(key),
                     "is empty or holds a character that a key cannot have, perhaps a space or a line break",

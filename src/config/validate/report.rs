@@ -78,7 +78,7 @@ impl Validator<'_, '_> {
         }
         if !self.references.are_recorded() {
             let sources = buckets.iter().filter_map(|bucket| {
-                Some((bucket.signer.identity().source()?.file()?, credentials_file(&bucket.effective)))
+                Some((bucket.identity.source()?.file()?, credentials_file(&bucket.effective)))
             });
             // Many buckets may share a file.
             let files: BTreeMap<_, _> = sources.collect();
