@@ -9,3 +9,4 @@ pub(crate) mod networks;
 pub(crate) mod pattern;
 pub(crate) mod policy;
 pub(crate) mod rule;
+pub(crate) mod rules;

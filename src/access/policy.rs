@@ -1,44 +1,35 @@
-//! What a bucket lets whom read: one rule for all of it, or one for each part.
+//! The policy of a bucket: one rule for all of its objects, or one for each part.
 //!
-//! Of the rules of a bucket one decides, and it alone: the one with the most specific pattern that
-//! covers the key. What no rule covers is refused. The decision depends on the request and the time
-//! and on nothing else. A part in [`Mode::Observe`] decides the same, but what it refuses passes, and
-//! the refusal is told beside the permission.
+//! Exactly one rule decides about a request: the one with the most specific pattern that covers the key. An
+//! object that no rule covers is refused. The decision depends on the request and the time and on nothing
+//! else. A part in [`Mode::Observe`] decides the same, but the request passes, and the refusal is reported
+//! beside the permission.
 
-use std::cmp::Ordering;
 use std::net::IpAddr;
 use std::time::SystemTime;
 
-use http::{HeaderMap, Method};
+use http::HeaderMap;
 
 use crate::access::denied::Denied;
 use crate::access::links::{InvalidLink, Links, Object};
 use crate::access::networks::Networks;
 use crate::access::pattern::Pattern;
 use crate::access::rule::Rule;
+use crate::access::rules::{Mode, Rules};
+use crate::s3::operation::Operation;
 use crate::tokens::principal::Principal;
 
-/// What a policy looks at.
+/// A request as a policy sees it.
 #[derive(Debug, Clone, Copy)]
-pub struct Request<'r> {
-    pub method: &'r Method,
+pub struct AccessRequest<'r> {
+    pub(crate) operation: Operation,
     pub object: Object<'r>,
     /// The decoded key: the end of the object's path.
     pub key: &'r str,
     pub headers: &'r HeaderMap,
-    /// Without the `?`.
-    pub query: &'r str,
-    /// The client's, where it is known.
+    pub(crate) query: &'r str,
+    /// The client's IP address, if it is known.
     pub address: Option<IpAddr>,
-}
-
-/// How a part of a policy takes effect.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Mode {
-    #[default]
-    Enforce,
-    /// Refuses nothing, and tells what it would have refused.
-    Observe,
 }
 
 /// Permission to read.
@@ -62,13 +53,13 @@ pub struct Policy {
 
 #[derive(Debug)]
 pub enum Readers {
-    /// Of every object the same; [`Rule::Closed`] for signed links alone.
+    /// A single rule for every object; [`Rule::Closed`] for signed links alone.
     Whole(Rule),
     ByPath(Rules),
 }
 
 impl Policy {
-    pub fn authorize(&self, request: &Request<'_>, now: SystemTime) -> Result<Granted, Denied> {
+    pub fn authorize(&self, request: &AccessRequest<'_>, now: SystemTime) -> Result<Granted, Denied> {
         let from_elsewhere = (!self.networks.permit(request.address)).then_some(Denied::Network);
         if self.networks_mode == Mode::Enforce
             && let Some(denied) = from_elsewhere
@@ -90,7 +81,7 @@ impl Policy {
     fn decide(
         &self,
         deciding: Deciding<'_>,
-        request: &Request<'_>,
+        request: &AccessRequest<'_>,
         now: SystemTime,
     ) -> Result<Principal, Denied> {
         // A link stands in for a token, and for a rule; it does not undo a denial.
@@ -132,26 +123,25 @@ impl Readers {
     }
 
     /// The place in `auth.rules` of the rule that decides about a key.
-    pub fn place_of_rule(&self, method: &Method, key: &str) -> Option<usize> {
+    pub(crate) fn place_of_rule(&self, operation: Operation, key: &str) -> Option<usize> {
         match self {
             Self::Whole(_) => None,
-            Self::ByPath(rules) => rules.deciding(method, key).map(|rule| rule.place),
+            Self::ByPath(rules) => rules.deciding(operation, key).map(|rule| rule.place),
         }
     }
 
     /// The places in `auth.rules` of the rules that refuse nobody, in order.
     pub fn observed(&self) -> Vec<usize> {
-        let Self::ByPath(Rules(rules)) = self else { return Vec::new() };
-        let observed = rules.iter().filter(|rule| rule.mode == Mode::Observe);
-        let mut places: Vec<usize> = observed.map(|rule| rule.place).collect();
-        places.sort_unstable();
-        places
+        match self {
+            Self::Whole(_) => Vec::new(),
+            Self::ByPath(rules) => rules.observed(),
+        }
     }
 
-    fn deciding(&self, request: &Request<'_>) -> Deciding<'_> {
+    fn deciding(&self, request: &AccessRequest<'_>) -> Deciding<'_> {
         match self {
             Self::Whole(rule) => Deciding { allowed: Ok(rule), pattern: None, mode: Mode::Enforce },
-            Self::ByPath(rules) => match rules.deciding(request.method, request.key) {
+            Self::ByPath(rules) => match rules.deciding(request.operation, request.key) {
                 Some(rule) => Deciding {
                     allowed: rule.allowed.as_ref().ok_or(Denied::Rule),
                     pattern: Some(&rule.pattern),
@@ -160,61 +150,6 @@ impl Readers {
                 None => Deciding { allowed: Err(Denied::NoRule), pattern: None, mode: Mode::Enforce },
             },
         }
-    }
-}
-
-/// A rule for a part of a bucket.
-#[derive(Debug)]
-pub struct PathRule {
-    pub pattern: Pattern,
-    /// It decides about HEAD alone; otherwise about GET and HEAD, which is GET without the content.
-    pub is_for_head: bool,
-    /// Who may read, [`Rule::Closed`] for signed links alone; `None` for nobody.
-    pub allowed: Option<Rule>,
-    pub mode: Mode,
-    /// Its index in the list as written.
-    pub place: usize,
-}
-
-impl PathRule {
-    fn takes(&self, method: &Method) -> bool {
-        *method == Method::HEAD || (!self.is_for_head && *method == Method::GET)
-    }
-
-    /// By pattern, and for the same pattern a rule for HEAD alone is the more specific one.
-    fn by_specificity(&self, other: &Self) -> Ordering {
-        self.pattern.by_specificity(&other.pattern).then(other.is_for_head.cmp(&self.is_for_head))
-    }
-
-    /// Whether it could not be told which of the two decides about some request. Only rules with
-    /// patterns of one [class](Pattern::class) can conflict.
-    pub fn conflicts_with(&self, other: &Self) -> bool {
-        // Comparing whether they overlap is cheaper, and most do not.
-        self.pattern.overlaps(&other.pattern)
-            && self.pattern.by_specificity(&other.pattern).is_eq()
-            && (self.pattern != other.pattern || self.is_for_head == other.is_for_head)
-    }
-}
-
-/// The most specific one first.
-#[derive(Debug)]
-pub struct Rules(Vec<PathRule>);
-
-impl Rules {
-    /// Of rules of which no two [conflict](PathRule::conflicts_with).
-    pub fn new(mut rules: Vec<PathRule>) -> Self {
-        rules.sort_by(PathRule::by_specificity);
-        Self(rules)
-    }
-
-    /// The pattern is chosen by the key alone, so that a rule for HEAD does not leave GET to a less
-    /// specific pattern, which may be an open one.
-    fn deciding(&self, method: &Method, key: &str) -> Option<&PathRule> {
-        let mut covering = self.0.iter().skip_while(|rule| !rule.pattern.covers(key));
-        let first = covering.next()?;
-        std::iter::once(first)
-            .chain(covering.filter(|rule| rule.pattern == first.pattern))
-            .find(|rule| rule.takes(method))
     }
 }
 
@@ -228,6 +163,8 @@ mod tests {
     use http::header::AUTHORIZATION;
     use serde_json::{Value, json};
 
+    use crate::access::rules::PathRule;
+    use crate::s3::operation::OperationSet;
     use crate::secret::Secret;
     use crate::tokens::claims::{Claims, Condition};
     use crate::tokens::invalid_token::InvalidToken;
@@ -243,7 +180,7 @@ mod tests {
     }
     use Who::{Bearer, Everybody, Nobody, Role};
 
-    /// What comes of a request, in a word.
+    /// The outcome of a request in one word.
     #[derive(Debug, PartialEq)]
     enum Outcome {
         Read,
@@ -277,7 +214,7 @@ mod tests {
             mode: Mode::Enforce,
             place,
             pattern: Pattern::parse(pattern).expect("valid"),
-            is_for_head: *methods == "HEAD",
+            operations: if *methods == "HEAD" { OperationSet::HEAD } else { OperationSet::READ },
             allowed: match who {
                 Everybody => Some(Rule::Public),
                 Nobody => None,
@@ -305,9 +242,10 @@ mod tests {
             let bearer = HeaderValue::from_str(&format!("Bearer {token}")).expect("plain");
             headers.insert(AUTHORIZATION, bearer);
         }
-        let method: Method = method.parse().expect("a method");
+        let method = method.parse().expect("a method");
+        let operation = Operation::of(&method).expect("served");
         let object = Object { bucket: "bucket", path: key };
-        let request = Request { method: &method, object, key, headers: &headers, query: "", address: None };
+        let request = AccessRequest { operation, object, key, headers: &headers, query: "", address: None };
         match policy.authorize(&request, UNIX_EPOCH + NOW) {
             Ok(_) => Read,
             Err(Denied::Token(InvalidToken::Missing)) => Token,
@@ -318,14 +256,26 @@ mod tests {
         }
     }
 
-    #[test]
-    #[rustfmt::skip]
-    fn the_most_specific_rule_decides_and_it_alone() {
-        let none = Value::Null;
-        let ann = json!({ "sub": "ann" });
-        let reader = json!({ "sub": "rea", "role": "reader" });
-        let odd = |value: Value| json!({ "team": value });
-        let parts = rules(&[
+    /// A request, and what is expected of it.
+    type Row<'c> = (&'static str, &'static str, &'c Value, Outcome);
+
+    fn check(rules: Rules, table: &[Row<'_>]) {
+        let policy = policy(Readers::ByPath(rules));
+        for (method, key, claims, expected) in table {
+            assert_eq!(outcome(&policy, method, key, claims), *expected, "{method} {key} {claims}");
+        }
+    }
+
+    fn ann() -> Value {
+        json!({ "sub": "ann" })
+    }
+
+    fn reader() -> Value {
+        json!({ "sub": "rea", "role": "reader" })
+    }
+
+    fn parts() -> Rules {
+        rules(&[
             ("GET", "public/**", Everybody),
             ("GET", "public/drafts/**", Nobody),
             ("GET", "reports/**", Role("reader")),
@@ -336,8 +286,11 @@ mod tests {
             ("GET", "users/*/avatar.png", Everybody),
             ("GET", "users/index.html", Everybody),
             ("GET", "teams/${claim.team}/**", Bearer),
-        ]);
-        let methods = rules(&[
+        ])
+    }
+
+    fn methods() -> Rules {
+        rules(&[
             ("HEAD", "**", Everybody),
             ("GET", "**", Bearer),
             ("HEAD", "probe/**", Everybody),
@@ -345,135 +298,179 @@ mod tests {
             ("HEAD", "open/**", Nobody),
             ("HEAD", "zone/**", Everybody),
             ("GET", "zone/**", Bearer),
-        ]);
-        let site = rules(&[
+        ])
+    }
+
+    fn site() -> Rules {
+        rules(&[
             ("GET", "**", Everybody),
             ("GET", "members/**", Bearer),
             ("GET", "**/secret/**", Nobody),
             ("GET", "members/*.jpg", Everybody),
             ("GET", "members/x*.jpg", Role("reader")),
-        ]);
-        let folders = rules(&[
+        ])
+    }
+
+    fn folders() -> Rules {
+        rules(&[
             ("GET", "${claim.tenant}/${claim.sub}/*", Bearer),
             ("GET", "**/${claim.sub}/inbox/**", Role("reader")),
-        ]);
-        let policies = [parts, methods, site, folders]
-            .map(|rules| policy(Readers::ByPath(rules)));
-        let [parts, methods, site, folders] = &policies;
-        let table = [
-            // Public, and a part of it that nobody reads.
-            (parts, "GET", "public/a", &none, Read),
-            (parts, "HEAD", "public/a", &none, Read),
-            (parts, "GET", "public/a/b/c", &ann, Read),
-            (parts, "GET", "public", &none, Read),
-            (parts, "GET", "publications/a", &none, NoRule),
-            (parts, "GET", "Public/a", &none, NoRule),
-            (parts, "GET", "public/drafts/a", &none, Denies),
-            (parts, "GET", "public/drafts/a", &reader, Denies),
-            (parts, "HEAD", "public/drafts", &reader, Denies),
-            (parts, "GET", "public/draft", &none, Read),
-            (parts, "GET", "public//drafts/a", &none, Read),
-            // A role, and parts with less.
-            (parts, "GET", "reports/a", &none, Token),
-            (parts, "GET", "reports/a", &ann, Claim),
-            (parts, "GET", "reports/a", &reader, Read),
-            (parts, "HEAD", "reports/a/b", &reader, Read),
-            (parts, "GET", "reports/2025/summary.txt", &none, Token),
-            (parts, "GET", "reports/2025/summary.txt", &ann, Read),
-            (parts, "GET", "reports/2026/summary.txt", &none, Read),
-            (parts, "GET", "reports/2025/q1/summary.txt", &ann, Claim),
-            (parts, "GET", "reports/2026/summary.txt/x", &ann, Claim),
-            // A denial is no more specific than its pattern: the first segment comes first.
-            (parts, "GET", "reports/a.key", &reader, Read),
-            (parts, "GET", "other/a.key", &reader, Denies),
-            (parts, "GET", "a.key", &none, Denies),
-            // What no rule covers.
-            (parts, "GET", "other/a", &none, NoRule),
-            (parts, "GET", "other/a", &reader, NoRule),
-            (parts, "GET", "", &reader, NoRule),
-            // A folder of one's own.
-            (parts, "GET", "users/ann/x", &none, Token),
-            (parts, "GET", "users/ann/x", &ann, Read),
-            (parts, "HEAD", "users/ann/x/y", &ann, Read),
-            (parts, "GET", "users/ann", &ann, Read),
-            (parts, "GET", "users/ann/", &ann, Read),
-            (parts, "GET", "users/bob/x", &ann, Claim),
-            (parts, "GET", "users/annabel/x", &ann, Claim),
-            (parts, "GET", "users/ANN/x", &ann, Claim),
-            (parts, "GET", "users/ann%2Fx/y", &ann, Claim),
-            (parts, "GET", "teams//x", &odd(json!("")), Claim),
-            (parts, "GET", "teams/./x", &odd(json!(".")), Claim),
-            (parts, "GET", "teams/../x", &odd(json!("..")), Claim),
-            (parts, "GET", "teams/ann/x", &odd(json!("ann/x")), Claim),
-            (parts, "GET", "teams/a\0/x", &odd(json!("a\0")), Claim),
-            (parts, "GET", "teams/7/x", &odd(json!(7)), Claim),
-            (parts, "GET", "teams/null/x", &odd(Value::Null), Claim),
-            (parts, "GET", "teams/ann/x", &odd(json!(["ann"])), Claim),
-            (parts, "GET", "teams/ann/x", &odd(json!("*")), Claim),
-            (parts, "GET", "users/ann/x", &json!({}), Claim),
-            (parts, "GET", "teams/é ü/x", &odd(json!("é ü")), Read),
-            // The claim is more specific than `*`: the folder's owner alone sees the picture.
-            (parts, "GET", "users/bob/avatar.png", &none, Token),
-            (parts, "GET", "users/index.html", &none, Read),
-            // Methods: the pattern is chosen first.
-            (methods, "HEAD", "a", &none, Read),
-            (methods, "GET", "a", &none, Token),
-            (methods, "GET", "a", &ann, Read),
-            (methods, "HEAD", "probe/a", &none, Read),
-            (methods, "GET", "probe/a", &ann, NoRule),
-            (methods, "GET", "open/a", &none, Read),
-            (methods, "HEAD", "open/a", &ann, Denies),
-            (methods, "HEAD", "zone/a", &none, Read),
-            (methods, "GET", "zone/a", &none, Token),
-            (methods, "GET", "zone/a", &ann, Read),
-            // An open bucket with closed parts.
-            (site, "GET", "index.html", &none, Read),
-            (site, "GET", "a/b", &none, Read),
-            (site, "GET", "members/a", &none, Token),
-            (site, "GET", "members/a", &ann, Read),
-            (site, "GET", "x/secret/a", &ann, Denies),
-            (site, "GET", "members/secret/a", &ann, Read),
-            (site, "GET", "members/a.jpg", &none, Read),
-            (site, "GET", "members/xa.jpg", &ann, Claim),
-            (site, "GET", "members/xa.jpg", &reader, Read),
-            (site, "GET", "members/a/b.jpg", &none, Token),
-            // Two claims, both of which must fit.
-            (folders, "GET", "acme/ann/x", &json!({ "sub": "ann", "tenant": "acme" }), Read),
-            (folders, "GET", "acme/bob/x", &json!({ "sub": "ann", "tenant": "acme" }), Claim),
-            (folders, "GET", "evil/ann/x", &json!({ "sub": "ann", "tenant": "acme" }), Claim),
-            (folders, "GET", "ann/acme/x", &json!({ "sub": "ann", "tenant": "acme" }), Claim),
-            (folders, "GET", "acme/ann/x", &ann, Claim),
-            (folders, "GET", "a/b/rea/inbox/x", &reader, Read),
-            (folders, "GET", "a/b/ann/inbox/x", &ann, Claim),
-            (folders, "GET", "a/b/ann/outbox/x", &ann, NoRule),
-        ];
-        assert!(table.len() >= 60);
-        for (policy, method, key, claims, expected) in table {
-            assert_eq!(outcome(policy, method, key, claims), expected, "{method} {key} {claims}");
-        }
+        ])
     }
 
     #[test]
-    fn rules_conflict_where_neither_is_more_specific() {
-        for (one, other, conflict) in [
-            (("GET", "a/**"), ("GET", "a/**"), true),
-            (("HEAD", "a/**"), ("HEAD", "a/**"), true),
-            (("HEAD", "a/**"), ("GET", "a/**"), false),
-            (("HEAD", "*.jpg"), ("GET", "cat.*"), true),
-            (("GET", "a/*"), ("GET", "b/*"), false),
-            (("GET", "a/*"), ("GET", "*/a"), false),
-            (("GET", "**/a/**"), ("GET", "**/b/**"), true),
-            (("GET", "${claim.sub}/a"), ("GET", "${claim.name}/a"), true),
-        ] {
-            let [one, other] = [one, other].map(|(methods, pattern)| PathRule {
-                pattern: Pattern::parse(pattern).expect("valid"),
-                is_for_head: methods == "HEAD",
-                allowed: None,
-                mode: Mode::Enforce,
-                place: 0,
-            });
-            assert_eq!(one.conflicts_with(&other), conflict, "{:?} {:?}", one.pattern, other.pattern);
-            assert_eq!(other.conflicts_with(&one), conflict);
-        }
+    #[rustfmt::skip]
+    fn a_rule_covers_its_part_and_a_more_specific_rule_closes_a_part_of_that() {
+        let none = Value::Null;
+        let (ann, reader) = (ann(), reader());
+        check(parts(), &[
+            ("GET", "public/a", &none, Read),
+            ("HEAD", "public/a", &none, Read),
+            ("GET", "public/a/b/c", &ann, Read),
+            ("GET", "public", &none, Read),
+            ("GET", "publications/a", &none, NoRule),
+            ("GET", "Public/a", &none, NoRule),
+            ("GET", "public/drafts/a", &none, Denies),
+            ("GET", "public/drafts/a", &reader, Denies),
+            ("HEAD", "public/drafts", &reader, Denies),
+            ("GET", "public/draft", &none, Read),
+            ("GET", "public//drafts/a", &none, Read),
+        ]);
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn a_part_may_ask_for_less_than_what_surrounds_it() {
+        let none = Value::Null;
+        let (ann, reader) = (ann(), reader());
+        check(parts(), &[
+            ("GET", "reports/a", &none, Token),
+            ("GET", "reports/a", &ann, Claim),
+            ("GET", "reports/a", &reader, Read),
+            ("HEAD", "reports/a/b", &reader, Read),
+            ("GET", "reports/2025/summary.txt", &none, Token),
+            ("GET", "reports/2025/summary.txt", &ann, Read),
+            ("GET", "reports/2026/summary.txt", &none, Read),
+            ("GET", "reports/2025/q1/summary.txt", &ann, Claim),
+            ("GET", "reports/2026/summary.txt/x", &ann, Claim),
+        ]);
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn a_denial_is_as_specific_as_its_pattern_and_no_more() {
+        let none = Value::Null;
+        let reader = reader();
+        check(parts(), &[
+            ("GET", "reports/a.key", &reader, Read),
+            ("GET", "other/a.key", &reader, Denies),
+            ("GET", "a.key", &none, Denies),
+        ]);
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn an_object_that_no_rule_covers_is_refused() {
+        let none = Value::Null;
+        let reader = reader();
+        check(parts(), &[
+            ("GET", "other/a", &none, NoRule),
+            ("GET", "other/a", &reader, NoRule),
+            ("GET", "", &reader, NoRule),
+        ]);
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn a_claim_in_a_pattern_opens_one_folder() {
+        let none = Value::Null;
+        let ann = ann();
+        let odd = |value: Value| json!({ "team": value });
+        check(parts(), &[
+            ("GET", "users/ann/x", &none, Token),
+            ("GET", "users/ann/x", &ann, Read),
+            ("HEAD", "users/ann/x/y", &ann, Read),
+            ("GET", "users/ann", &ann, Read),
+            ("GET", "users/ann/", &ann, Read),
+            ("GET", "users/bob/x", &ann, Claim),
+            ("GET", "users/annabel/x", &ann, Claim),
+            ("GET", "users/ANN/x", &ann, Claim),
+            ("GET", "users/ann%2Fx/y", &ann, Claim),
+            ("GET", "teams//x", &odd(json!("")), Claim),
+            ("GET", "teams/./x", &odd(json!(".")), Claim),
+            ("GET", "teams/../x", &odd(json!("..")), Claim),
+            ("GET", "teams/ann/x", &odd(json!("ann/x")), Claim),
+            ("GET", "teams/a\0/x", &odd(json!("a\0")), Claim),
+            ("GET", "teams/7/x", &odd(json!(7)), Claim),
+            ("GET", "teams/null/x", &odd(Value::Null), Claim),
+            ("GET", "teams/ann/x", &odd(json!(["ann"])), Claim),
+            ("GET", "teams/ann/x", &odd(json!("*")), Claim),
+            ("GET", "users/ann/x", &json!({}), Claim),
+            ("GET", "teams/é ü/x", &odd(json!("é ü")), Read),
+        ]);
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn a_claim_is_more_specific_than_a_wildcard() {
+        let none = Value::Null;
+        check(parts(), &[
+            ("GET", "users/bob/avatar.png", &none, Token),
+            ("GET", "users/index.html", &none, Read),
+        ]);
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn the_pattern_is_chosen_before_the_method() {
+        let none = Value::Null;
+        let ann = ann();
+        check(methods(), &[
+            ("HEAD", "a", &none, Read),
+            ("GET", "a", &none, Token),
+            ("GET", "a", &ann, Read),
+            ("HEAD", "probe/a", &none, Read),
+            ("GET", "probe/a", &ann, NoRule),
+            ("GET", "open/a", &none, Read),
+            ("HEAD", "open/a", &ann, Denies),
+            ("HEAD", "zone/a", &none, Read),
+            ("GET", "zone/a", &none, Token),
+            ("GET", "zone/a", &ann, Read),
+        ]);
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn an_open_bucket_may_have_closed_parts() {
+        let none = Value::Null;
+        let (ann, reader) = (ann(), reader());
+        check(site(), &[
+            ("GET", "index.html", &none, Read),
+            ("GET", "a/b", &none, Read),
+            ("GET", "members/a", &none, Token),
+            ("GET", "members/a", &ann, Read),
+            ("GET", "x/secret/a", &ann, Denies),
+            ("GET", "members/secret/a", &ann, Read),
+            ("GET", "members/a.jpg", &none, Read),
+            ("GET", "members/xa.jpg", &ann, Claim),
+            ("GET", "members/xa.jpg", &reader, Read),
+            ("GET", "members/a/b.jpg", &none, Token),
+        ]);
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn all_claims_of_a_pattern_must_fit() {
+        let (ann, reader) = (ann(), reader());
+        check(folders(), &[
+            ("GET", "acme/ann/x", &json!({ "sub": "ann", "tenant": "acme" }), Read),
+            ("GET", "acme/bob/x", &json!({ "sub": "ann", "tenant": "acme" }), Claim),
+            ("GET", "evil/ann/x", &json!({ "sub": "ann", "tenant": "acme" }), Claim),
+            ("GET", "ann/acme/x", &json!({ "sub": "ann", "tenant": "acme" }), Claim),
+            ("GET", "acme/ann/x", &ann, Claim),
+            ("GET", "a/b/rea/inbox/x", &reader, Read),
+            ("GET", "a/b/ann/inbox/x", &ann, Claim),
+            ("GET", "a/b/ann/outbox/x", &ann, NoRule),
+        ]);
     }
 }

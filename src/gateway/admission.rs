@@ -5,21 +5,23 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use http::Version;
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
-use http::{Method, Version};
 use percent_encoding::percent_decode_str;
 use serde_json::json;
 
 use crate::access::denied::Denied;
 use crate::access::external::{Decision, External, Failure};
 use crate::access::links::Object;
-use crate::access::policy::{self, Mode};
+use crate::access::policy::AccessRequest;
+use crate::access::rules::Mode;
 use crate::config::Bucket;
 use crate::gateway::rejection::Rejection;
 use crate::generation::Generation;
 use crate::routing::{self, InvalidPath};
 use crate::s3::key::{ObjectKey, encode_query_value};
+use crate::s3::operation::Operation;
 use crate::s3::sign::Signer;
 use crate::tokens::invalid_token::InvalidToken;
 use crate::tokens::principal::Principal;
@@ -94,13 +96,13 @@ impl Question {
     fn about(
         admission: Admission,
         external: &Arc<External>,
-        request: &policy::Request<'_>,
+        request: &AccessRequest<'_>,
         principal: &Principal,
     ) -> Self {
         // The form of Open Policy Agent's data API. What opened the door, a token or a signature, is not
         // in it.
         let input = json!({
-            "method": request.method.as_str(),
+            "method": request.operation.method(),
             "bucket": *admission.bucket.name,
             "key": request.key,
             "query": admission.query,
@@ -164,15 +166,13 @@ pub fn admit(
     address: Option<IpAddr>,
     now: SystemTime,
 ) -> Result<Admitted, Unadmitted> {
-    if request.method != Method::GET && request.method != Method::HEAD {
-        return Err(Rejection::Method.into());
-    }
+    let operation = Operation::of(&request.method).ok_or(Rejection::Method)?;
     if request.version == Version::HTTP_11 && !request.headers.contains_key(HOST) {
         return Err(Rejection::NoHost.into());
     }
     let path = routing::decode(request.uri.path()).map_err(Rejection::Path)?;
     let (bucket, key) = generation.config.routes.find(&path).ok_or(Rejection::NoRoute)?;
-    read(bucket, &path, key, request, address, now)
+    read(bucket, operation, &path, key, request, address, now)
         .map_err(|rejection| Unadmitted { bucket: Some(bucket.clone()), rejection })
 }
 
@@ -188,6 +188,7 @@ pub(crate) fn lacks_a_key(outcome: &Result<Admitted, Unadmitted>) -> bool {
 /// Whether an object of a bucket may be read.
 fn read(
     bucket: &Arc<Bucket>,
+    operation: Operation,
     path: &str,
     key: &str,
     request: &Parts,
@@ -204,8 +205,8 @@ fn read(
     if depends_on_key && (key.starts_with('/') || key.contains("//")) {
         return Err(Rejection::Path(InvalidPath::EmptySegment));
     }
-    let asked = policy::Request {
-        method: &request.method,
+    let asked = AccessRequest {
+        operation,
         object: Object { bucket: &bucket.name, path },
         key,
         headers: &request.headers,

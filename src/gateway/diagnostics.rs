@@ -11,6 +11,7 @@ use crate::gateway::admission::{Admission, Unadmitted};
 use crate::gateway::context::Context;
 use crate::gateway::rejection::Rejection;
 use crate::routing;
+use crate::s3::operation::Operation;
 use crate::telemetry::units::milliseconds;
 
 /// Tells which bucket and which rule decided about a request for an object, and why it was refused.
@@ -41,7 +42,7 @@ pub(super) fn tell_decision(ctx: &Context, request: &Parts, admitted: &Result<Ad
 fn place_of_rule(ctx: &Context, request: &Parts) -> Option<usize> {
     let path = routing::decode(request.uri.path()).ok()?;
     let (bucket, key) = ctx.generation.config.routes.find(&path)?;
-    bucket.policy.readers.place_of_rule(&request.method, key)
+    bucket.policy.readers.place_of_rule(Operation::of(&request.method)?, key)
 }
 
 /// Tells that no connection to the store's address in turn could be made.

@@ -8,6 +8,7 @@ pub(crate) mod credentials;
 pub(crate) mod error;
 pub(crate) mod identity;
 pub(crate) mod key;
+pub(crate) mod operation;
 pub(crate) mod sign;
 pub(crate) mod signing_key;
 

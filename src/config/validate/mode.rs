@@ -1,6 +1,7 @@
 //! The `mode` of what may be observed before it is enforced.
 
-use crate::access::policy::{Mode, Policy};
+use crate::access::policy::Policy;
+use crate::access::rules::Mode;
 use crate::config::file;
 use crate::config::validate::Validator;
 use crate::settings::problem::Place;

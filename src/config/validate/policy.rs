@@ -9,12 +9,14 @@ use crate::access::external::External;
 use crate::access::links::{Links, MIN_SECRET_CHARACTERS};
 use crate::access::networks::{Network, Networks};
 use crate::access::pattern::{Class, Pattern};
-use crate::access::policy::{Mode, PathRule, Policy, Readers, Rules};
+use crate::access::policy::{Policy, Readers};
 use crate::access::rule::Rule;
+use crate::access::rules::{Mode, PathRule, Rules};
 use crate::config::file;
 use crate::config::validate::Validator;
 use crate::config::validate::jwt::Jwt;
 use crate::s3::Endpoint;
+use crate::s3::operation::OperationSet;
 use crate::secret::Secret;
 use crate::settings::problem::Place;
 use crate::tokens::claims::Condition;
@@ -264,7 +266,7 @@ impl Validator<'_, '_> {
                 None
             }
         });
-        let is_for_head = self.is_for_head(&rule.methods, &place.key("methods"));
+        let operations = self.operations(&rule.methods, &place.key("methods"));
         let mode = self.rule_mode(rule, &place.key("mode"));
         if let Some(allow) = rule.allow.as_deref().filter(|allow| *allow != "public") {
             let why = "is no one to allow; use `public`, or leave the key out for whoever has a token";
@@ -299,10 +301,10 @@ impl Validator<'_, '_> {
                 Some(rule?)
             }
         };
-        Some(PathRule { pattern: pattern?, is_for_head, allowed, mode, place: index })
+        Some(PathRule { pattern: pattern?, operations, allowed, mode, place: index })
     }
 
-    fn is_for_head(&mut self, methods: &[String], place: &Place) -> bool {
+    fn operations(&mut self, methods: &[String], place: &Place) -> OperationSet {
         if methods.is_empty() && !self.problems.any_at(place) {
             self.problems.push(place.clone(), "is empty; leave the key out for GET and HEAD");
         }
@@ -316,6 +318,7 @@ impl Validator<'_, '_> {
                 );
             }
         }
-        !methods.iter().any(|method| method == "GET")
+        // GET includes HEAD, which is GET without the content.
+        if methods.iter().any(|method| method == "GET") { OperationSet::READ } else { OperationSet::HEAD }
     }
 }
