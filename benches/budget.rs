@@ -27,7 +27,7 @@ use kit::{PUBLIC, Program, Surroundings};
 use subject::{PRIVATE, now};
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
-use yatagarasu::internals::{Admitted, Prefix, RouteTable, Unsigned, admit, signed_request};
+use yatagarasu::internals::{Admitted, Prefix, Query, RouteTable, Unsigned, admit, signed_request};
 
 /// The program's own, so that an allocation costs what it costs there.
 #[global_allocator]
@@ -120,7 +120,9 @@ fn authorize(tokens: usize, times: usize) {
         (0..tokens).map(|n| subject::request(0, Some(&subject::hs256_of(&format!("user-{n:04}"))))).collect();
     for n in 0..times {
         let headers = &requests[n % tokens].headers;
-        assert!(black_box(subject::rule(&generation.config).authorize(headers, "", now())).is_ok());
+        assert!(
+            black_box(subject::rule(&generation.config).authorize(headers, Query::default(), now())).is_ok()
+        );
     }
 }
 

@@ -24,7 +24,8 @@ use rcgen::{PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, Signat
 use serde_json::json;
 use subject::{PRIVATE, config, generation, load, now, request, token};
 use yatagarasu::internals::{
-    Admitted, Prefix, RouteTable, Rule, Source, Stages, Unsigned, admit, changes, load_from, signed_request,
+    Admitted, Prefix, Query, RouteTable, Rule, Source, Stages, Unsigned, admit, changes, load_from,
+    signed_request,
 };
 
 /// The program's own.
@@ -72,7 +73,9 @@ fn authorize(c: &mut Criterion) {
         let request = request(0, Some(&token(algorithm, &signing, "ann")));
         group.bench_function(format!("{algorithm:?}"), |b| {
             b.iter(|| {
-                subject::rule(&config).authorize(black_box(&request.headers), "", now()).expect("good")
+                subject::rule(&config)
+                    .authorize(black_box(&request.headers), Query::default(), now())
+                    .expect("good")
             });
         });
     }

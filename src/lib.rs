@@ -51,6 +51,7 @@ pub mod internals {
     pub use crate::gateway::upstream::signed_request;
     pub use crate::routing::{Prefix, RouteTable, decode};
     pub use crate::s3::key::ObjectKey;
+    pub use crate::s3::query::Query;
     pub use crate::s3::sign::Unsigned;
     pub use crate::secret::Secret;
     pub use crate::tokens::claims::{Claims, Condition};

@@ -1,4 +1,4 @@
-//! Signed links: a URL that opens one object for a while, for whoever has it.
+//! Signed links: a URL that opens one object for a while, for anyone who has it.
 //!
 //! The signature is HMAC-SHA256 (RFC 2104) over a text of six lines. Knows no rules; the
 //! time and the client's address are arguments.
@@ -9,19 +9,20 @@ use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::hmac;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use thiserror::Error;
 
 use crate::access::networks::Network;
+use crate::s3::query::Query;
 use crate::secret::Secret;
 
 /// The shortest secret, in characters.
 pub(crate) const MIN_SECRET_CHARACTERS: usize = 32;
 
-/// What is encoded in the value of a parameter: all but digits, letters and dots.
+/// Characters that are encoded in the value of a parameter: all but digits, letters and dots.
 const VALUE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'.');
 
-/// What a link opens.
+/// An object that a link opens.
 #[derive(Debug, Clone, Copy)]
 pub struct Object<'o> {
     /// The operator's name of the bucket, so that a prefix that moves to another takes no links along.
@@ -49,7 +50,7 @@ pub enum InvalidLink {
     Version,
 }
 
-/// What the links of a bucket are signed with.
+/// The keys that sign and verify the links of a bucket.
 #[derive(Debug)]
 pub struct Links {
     /// The first one signs; all are accepted.
@@ -63,11 +64,11 @@ impl Links {
         Self { keys: secrets.iter().map(key).collect(), max_ttl }
     }
 
-    /// Whether the link in a query string (without the `?`) opens the object; `None` where there is none.
+    /// Whether the link in a query opens the object; `None` if the query holds no link.
     pub fn check(
         &self,
         object: Object<'_>,
-        query: &str,
+        query: Query<'_>,
         address: Option<IpAddr>,
         now: SystemTime,
     ) -> Option<Result<(), InvalidLink>> {
@@ -78,7 +79,7 @@ impl Links {
     fn verify(
         &self,
         object: Object<'_>,
-        query: &str,
+        query: Query<'_>,
         signature: &str,
         address: Option<IpAddr>,
         now: SystemTime,
@@ -130,24 +131,16 @@ impl Links {
     }
 }
 
-/// What is signed. The path comes last, because it alone may hold a line feed. The method is GET, which
+/// The signed text. The path comes last, because it alone may hold a line feed. The method is GET, which
 /// includes HEAD.
 fn text(object: Object<'_>, expires: &str, network: Option<&str>) -> String {
     let Object { bucket, path } = object;
     format!("yatagarasu-link-1\n{bucket}\nGET\n{expires}\n{}\n{path}", network.unwrap_or_default())
 }
 
-/// The value of a parameter, decoded. One that is there twice means two things.
-fn parameter<'q>(query: &'q str, name: &str) -> Result<Option<Cow<'q, str>>, InvalidLink> {
-    let mut values = query.split('&').filter_map(|pair| {
-        let (found, value) = pair.split_once('=').unwrap_or((pair, ""));
-        (percent_decode_str(found).decode_utf8().ok()? == name).then_some(value)
-    });
-    let Some(value) = values.next() else { return Ok(None) };
-    if values.next().is_some() {
-        return Err(InvalidLink::Malformed);
-    }
-    percent_decode_str(value).decode_utf8().map(Some).map_err(|_| InvalidLink::Malformed)
+/// The value of a parameter.
+fn parameter<'q>(query: Query<'q>, name: &str) -> Result<Option<Cow<'q, str>>, InvalidLink> {
+    query.value(name).map_err(|_| InvalidLink::Malformed)
 }
 
 /// 32 bytes in lower-case hexadecimal, and in no other way.
@@ -173,7 +166,7 @@ mod tests {
 
     fn check(query: &str, from: Option<&str>, at: u64) -> Option<Result<(), InvalidLink>> {
         let from = from.map(|address| address.parse().expect("an address"));
-        links(&[SECRET]).check(OBJECT, query, from, UNIX_EPOCH + Duration::from_secs(at))
+        links(&[SECRET]).check(OBJECT, Query::new(query), from, UNIX_EPOCH + Duration::from_secs(at))
     }
 
     #[test]
@@ -191,7 +184,10 @@ mod tests {
         let link = links(&[SECRET]).mint(OBJECT, EXPIRES, None);
         assert_eq!(check(&link, None, EXPIRES - 3600), Some(Ok(())));
         assert_eq!(check(&link, None, EXPIRES - 1), Some(Ok(())));
-        assert_eq!(check(&format!("a=b&{link}&partNumber=1"), None, EXPIRES - 1), Some(Ok(())));
+        assert_eq!(
+            check(&format!("a=b&{link}&partNumber=1&expires={EXPIRES}"), None, EXPIRES - 1),
+            Some(Ok(()))
+        );
         assert_eq!(check(&link, None, EXPIRES), Some(Err(InvalidLink::Expired)));
         assert_eq!(check(&link, None, EXPIRES - 3601), Some(Err(InvalidLink::TooLong)));
         assert_eq!(check("", None, EXPIRES), None);
@@ -208,8 +204,8 @@ mod tests {
             (format!("expires=0{EXPIRES}&signature={signature}"), InvalidLink::Signature),
             (format!("{link}&network=0.0.0.0%2F0"), InvalidLink::Signature),
             (format!("signature={signature}"), InvalidLink::Malformed),
-            (format!("{link}&expires={EXPIRES}"), InvalidLink::Malformed),
-            (format!("{link}&%73ignature={signature}"), InvalidLink::Malformed),
+            (format!("{link}&expires={later}"), InvalidLink::Malformed),
+            (format!("{link}&%73ignature=00"), InvalidLink::Malformed),
             (format!("expires={EXPIRES}&signature={}", signature.to_uppercase()), InvalidLink::Malformed),
             (format!("expires={EXPIRES}&signature={signature}00"), InvalidLink::Malformed),
             (format!("expires={EXPIRES}&signature={}", &signature[2..]), InvalidLink::Malformed),
@@ -228,10 +224,10 @@ mod tests {
             Object { path: "/products//q1 report.pdf", ..OBJECT },
             Object { bucket: "archive", ..OBJECT },
         ] {
-            let found = links(&[SECRET]).check(other, &link, None, at);
+            let found = links(&[SECRET]).check(other, Query::new(&link), None, at);
             assert_eq!(found, Some(Err(InvalidLink::Signature)), "{other:?}");
         }
-        // What a minter signed by mistake.
+        // Values that a minter signed by mistake.
         for (expires, network, why) in [
             ("soon", None, InvalidLink::Malformed),
             ("+1800000000", None, InvalidLink::Malformed),
@@ -268,7 +264,7 @@ mod tests {
         let old = links(&["the-old-secret-of-at-least-32-characters"]).mint(OBJECT, EXPIRES, None);
         let at = UNIX_EPOCH + Duration::from_secs(EXPIRES - 1);
         let rotated = links(&[SECRET, "the-old-secret-of-at-least-32-characters"]);
-        assert_eq!(rotated.check(OBJECT, &old, None, at), Some(Ok(())));
+        assert_eq!(rotated.check(OBJECT, Query::new(&old), None, at), Some(Ok(())));
         assert_eq!(rotated.mint(OBJECT, EXPIRES, None), links(&[SECRET]).mint(OBJECT, EXPIRES, None));
         assert_eq!(check(&old, None, EXPIRES - 1), Some(Err(InvalidLink::Signature)));
     }

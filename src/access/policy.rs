@@ -17,6 +17,7 @@ use crate::access::pattern::Pattern;
 use crate::access::rule::Rule;
 use crate::access::rules::{Mode, Rules};
 use crate::s3::operation::Operation;
+use crate::s3::query::Query;
 use crate::tokens::principal::Principal;
 
 /// A request as a policy sees it.
@@ -27,7 +28,7 @@ pub struct AccessRequest<'r> {
     /// The decoded key: the end of the object's path.
     pub key: &'r str,
     pub headers: &'r HeaderMap,
-    pub(crate) query: &'r str,
+    pub(crate) query: Query<'r>,
     /// The client's IP address, if it is known.
     pub address: Option<IpAddr>,
 }
@@ -245,7 +246,14 @@ mod tests {
         let method = method.parse().expect("a method");
         let operation = Operation::of(&method).expect("served");
         let object = Object { bucket: "bucket", path: key };
-        let request = AccessRequest { operation, object, key, headers: &headers, query: "", address: None };
+        let request = AccessRequest {
+            operation,
+            object,
+            key,
+            headers: &headers,
+            query: Query::default(),
+            address: None,
+        };
         match policy.authorize(&request, UNIX_EPOCH + NOW) {
             Ok(_) => Read,
             Err(Denied::Token(InvalidToken::Missing)) => Token,

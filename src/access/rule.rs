@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use http::HeaderMap;
 
 use crate::access::denied::Denied;
+use crate::s3::query::Query;
 use crate::tokens::claims::Condition;
 use crate::tokens::invalid_token::InvalidToken;
 use crate::tokens::principal::Principal;
@@ -24,8 +25,13 @@ pub enum Rule {
 }
 
 impl Rule {
-    /// Decides about a request by its headers and its query string (without the `?`).
-    pub fn authorize(&self, headers: &HeaderMap, query: &str, now: SystemTime) -> Result<Principal, Denied> {
+    /// Decides about a request by its headers and its query.
+    pub fn authorize(
+        &self,
+        headers: &HeaderMap,
+        query: Query<'_>,
+        now: SystemTime,
+    ) -> Result<Principal, Denied> {
         let principal = self.authenticate(headers, query, now)?;
         self.permit(&principal).map(|()| principal)
     }
@@ -34,7 +40,7 @@ impl Rule {
     pub fn authenticate(
         &self,
         headers: &HeaderMap,
-        query: &str,
+        query: Query<'_>,
         now: SystemTime,
     ) -> Result<Principal, Denied> {
         let (verifier, sources) = match self {

@@ -11,6 +11,7 @@ use crate::gateway::client_body::read_body;
 use crate::gateway::context::Context;
 use crate::gateway::rejection::Rejection;
 use crate::operators::{self, Call, Endpoint};
+use crate::s3::query::Query;
 use crate::tokens::invalid_token::InvalidToken;
 use crate::tokens::principal::Principal;
 
@@ -52,7 +53,7 @@ impl Gateway {
             endpoint,
             method: &request.method,
             headers: &request.headers,
-            query: request.uri.query().unwrap_or_default(),
+            query: Query::new(request.uri.query().unwrap_or_default()),
             body,
         };
         self.operators.answer(call, principal).await
@@ -80,7 +81,7 @@ impl Gateway {
         }
         let headers = &session.req_header().headers;
         // Without the query: it ends up in logs.
-        let authenticate = || operators.rule.authenticate(headers, "", SystemTime::now());
+        let authenticate = || operators.rule.authenticate(headers, Query::default(), SystemTime::now());
         let mut authenticated = authenticate();
         if authenticated == Err(Denied::Token(InvalidToken::UnknownKey))
             && self.issuers.ask(&ctx.generation.config.jwks).await

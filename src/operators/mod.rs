@@ -4,12 +4,12 @@
 pub(crate) mod limiter;
 pub(crate) mod scrapes;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::IF_MATCH;
 use http::{HeaderMap, Method};
-use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
@@ -21,6 +21,7 @@ use crate::generation::Live;
 use crate::process::lifecycle::Lifecycle;
 use crate::reload::attempt::{Attempt, Conditions, From, Trigger};
 use crate::reload::{Reloader, Unavailable};
+use crate::s3::query::Query;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::units::unix_seconds;
 use crate::tokens::principal::Principal;
@@ -88,7 +89,7 @@ pub(crate) struct Call<'r> {
     pub(crate) method: &'r Method,
     pub(crate) headers: &'r HeaderMap,
     /// Without the `?`.
-    pub(crate) query: &'r str,
+    pub(crate) query: Query<'r>,
     /// Of an endpoint that takes one.
     pub(crate) body: Option<Body>,
 }
@@ -171,7 +172,7 @@ impl Operators {
         let conditions = Conditions {
             dry_run: parameters.flag("dry_run")?,
             strict: parameters.flag("strict")?,
-            expect_digest: parameters.text("expect_digest"),
+            expect_digest: parameters.text("expect_digest")?,
             if_match,
         };
         self.attempt("/admin/reload", principal, From::File, conditions).await
@@ -220,8 +221,8 @@ impl Operators {
     async fn status(self: &Arc<Self>, parameters: Parameters<'_>) -> Result<Answer, Answer> {
         parameters.only(&["wait_digest", "timeout"])?;
         let mut status = 200;
-        if let Some(digest) = parameters.text("wait_digest") {
-            let patience = match parameters.text("timeout") {
+        if let Some(digest) = parameters.text("wait_digest")? {
+            let patience = match parameters.text("timeout")? {
                 None => Duration::from_secs(30),
                 Some(text) => humantime::parse_duration(&text)
                     .map_err(|_| error(400, "timeout takes a time, as `30s`"))?
@@ -333,36 +334,29 @@ impl Operators {
     }
 }
 
-/// The query string of a request. What is not understood is refused: a `dryrun=true` must not reload.
+/// The parameters of a request. An unknown one is refused, because a `dryrun=true` must not reload.
 #[derive(Clone, Copy)]
-struct Parameters<'q>(&'q str);
+struct Parameters<'q>(Query<'q>);
 
 impl Parameters<'_> {
-    fn pairs(&self) -> impl Iterator<Item = (String, String)> {
-        let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
-        self.0.split('&').filter(|pair| !pair.is_empty()).map(move |pair| {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (decode(name), decode(value))
-        })
-    }
-
     fn only(&self, known: &[&str]) -> Result<(), Answer> {
-        let given: Vec<String> = self.pairs().map(|(name, _)| name).collect();
-        if (1..given.len()).any(|later| given.iter().take(later).any(|name| Some(name) == given.get(later))) {
-            return Err(error(400, "A parameter is given twice"));
+        for name in self.0.names() {
+            let name = name.map_err(|why| error(400, &format!("A parameter {why}")))?;
+            if !known.contains(&&*name) {
+                return Err(error(400, &format!("Unknown parameter; there are {}", known.join(", "))));
+            }
+            self.text(&name)?;
         }
-        match self.pairs().find(|(name, _)| !known.contains(&name.as_str())) {
-            None => Ok(()),
-            Some(_) => Err(error(400, &format!("Unknown parameter; there are {}", known.join(", ")))),
-        }
+        Ok(())
     }
 
-    fn text(&self, wanted: &str) -> Option<String> {
-        self.pairs().find(|(name, _)| name == wanted).map(|(_, value)| value)
+    fn text(&self, wanted: &str) -> Result<Option<String>, Answer> {
+        let text = self.0.value(wanted).map_err(|why| error(400, &format!("A parameter {why}")))?;
+        Ok(text.map(Cow::into_owned))
     }
 
     fn flag(&self, wanted: &str) -> Result<bool, Answer> {
-        match self.text(wanted).as_deref() {
+        match self.text(wanted)?.as_deref() {
             None | Some("false") => Ok(false),
             Some("true") => Ok(true),
             Some(_) => Err(error(400, &format!("{wanted} takes true or false"))),
@@ -370,7 +364,7 @@ impl Parameters<'_> {
     }
 
     fn number(&self, wanted: &str) -> Result<Option<u64>, Answer> {
-        let Some(text) = self.text(wanted) else { return Ok(None) };
+        let Some(text) = self.text(wanted)? else { return Ok(None) };
         text.parse().map(Some).map_err(|_| error(400, &format!("{wanted} takes the number of a generation")))
     }
 }

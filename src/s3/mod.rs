@@ -9,6 +9,7 @@ pub(crate) mod error;
 pub(crate) mod identity;
 pub(crate) mod key;
 pub(crate) mod operation;
+pub(crate) mod query;
 pub(crate) mod sign;
 pub(crate) mod signing_key;
 

@@ -1,11 +1,11 @@
-//! Where a token may stand in a request. The token itself is not looked into here.
+//! The places of a request where a token may stand. The token itself is not looked into here.
 
 use std::borrow::Cow;
 
 use http::HeaderMap;
 use http::header::{AUTHORIZATION, COOKIE, HeaderName};
-use percent_encoding::percent_decode_str;
 
+use crate::s3::query::{InvalidParameter, Query};
 use crate::tokens::invalid_token::InvalidToken;
 
 /// A longer token is refused unread: 16 KiB, twice what common servers take as one header.
@@ -31,7 +31,11 @@ impl Source {
     }
 
     /// Every token that stands here.
-    fn tokens_in<'r>(&self, headers: &'r HeaderMap, query: &'r str) -> Vec<Cow<'r, str>> {
+    fn tokens_in<'r>(
+        &self,
+        headers: &'r HeaderMap,
+        query: Query<'r>,
+    ) -> Result<Vec<Cow<'r, str>>, InvalidToken> {
         let texts =
             |name: &HeaderName| headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
         let mut tokens: Vec<Cow<'r, str>> = match self {
@@ -42,14 +46,11 @@ impl Source {
                 })
                 .collect(),
             Self::Header(name) => texts(name).map(|value| value.trim().into()).collect(),
-            Self::Query(parameter) => query
-                .split('&')
-                .filter_map(|pair| {
-                    let (name, value) = pair.split_once('=')?;
-                    let name = percent_decode_str(name).decode_utf8().ok()?;
-                    (name == *parameter).then(|| percent_decode_str(value).decode_utf8_lossy())
-                })
-                .collect(),
+            Self::Query(parameter) => match query.value(parameter) {
+                Ok(token) => token.into_iter().collect(),
+                Err(InvalidParameter::Ambiguous) => return Err(InvalidToken::Conflicting),
+                Err(InvalidParameter::NotUtf8) => return Err(InvalidToken::Malformed),
+            },
             Self::Cookie(cookie) => texts(&COOKIE)
                 .flat_map(|value| value.split(';'))
                 .filter_map(|pair| pair.trim().split_once('='))
@@ -58,28 +59,29 @@ impl Source {
                 .collect(),
         };
         tokens.retain(|token| !token.is_empty());
-        tokens
+        Ok(tokens)
     }
 }
 
-/// The token of the first source that holds one. Two different ones in one source are refused: whoever
-/// stands in front may have looked at the other.
+/// The token of the first source that holds one. Two different tokens in one source are refused, because a
+/// filter in front of the proxy may have looked at the other one.
 pub(crate) fn find<'r>(
     sources: &[Source],
     headers: &'r HeaderMap,
-    query: &'r str,
+    query: Query<'r>,
 ) -> Result<Option<Cow<'r, str>>, InvalidToken> {
-    let tokens =
-        sources.iter().map(|source| source.tokens_in(headers, query)).find(|found| !found.is_empty());
-    let mut tokens = tokens.unwrap_or_default().into_iter();
-    let Some(token) = tokens.next() else { return Ok(None) };
-    if tokens.any(|other| other != token) {
-        return Err(InvalidToken::Conflicting);
+    for source in sources {
+        let mut tokens = source.tokens_in(headers, query)?.into_iter();
+        let Some(token) = tokens.next() else { continue };
+        if tokens.any(|other| other != token) {
+            return Err(InvalidToken::Conflicting);
+        }
+        if token.len() > MAX_TOKEN_BYTES {
+            return Err(InvalidToken::TooLarge);
+        }
+        return Ok(Some(token));
     }
-    if token.len() > MAX_TOKEN_BYTES {
-        return Err(InvalidToken::TooLarge);
-    }
-    Ok(Some(token))
+    Ok(None)
 }
 
 #[cfg(test)]
@@ -96,7 +98,7 @@ mod tests {
     }
 
     fn found(source: Source, pairs: &[(&'static str, &str)], query: &str) -> Option<String> {
-        find(&[source], &headers(pairs), query).expect("small").map(Cow::into_owned)
+        find(&[source], &headers(pairs), Query::new(query)).expect("small").map(Cow::into_owned)
     }
 
     #[test]
@@ -122,8 +124,9 @@ mod tests {
     #[test]
     fn the_first_source_that_holds_a_token_decides() {
         let sources = [Source::Bearer, Source::Query("token".into())];
-        let token =
-            |pairs, query| find(&sources, &headers(pairs), query).expect("small").map(Cow::into_owned);
+        let token = |pairs, query| {
+            find(&sources, &headers(pairs), Query::new(query)).expect("small").map(Cow::into_owned)
+        };
         assert_eq!(token(&[("authorization", "Bearer one")], "token=two"), Some("one".into()));
         assert_eq!(token(&[("authorization", "Basic one")], "token=two"), Some("two".into()));
         assert_eq!(token(&[], ""), None);
@@ -140,7 +143,11 @@ mod tests {
             (Source::Cookie("session".into()), vec![("cookie", "session=a"), ("cookie", "session=b")], ""),
         ] {
             let headers = headers(&pairs);
-            assert_eq!(find(&[source], &headers, query), Err(InvalidToken::Conflicting), "{pairs:?} {query}");
+            assert_eq!(
+                find(&[source], &headers, Query::new(query)),
+                Err(InvalidToken::Conflicting),
+                "{pairs:?} {query}"
+            );
         }
         assert_eq!(found(Source::Query("token".into()), &[], "token=a&token=%61"), Some("a".to_owned()));
     }
@@ -149,9 +156,9 @@ mod tests {
     fn a_token_of_more_than_16_kib_is_refused_unread() {
         let query = |bytes| format!("token={}", "a".repeat(bytes));
         let sources = [Source::Query("token".into())];
-        assert!(find(&sources, &HeaderMap::new(), &query(MAX_TOKEN_BYTES)).is_ok());
+        assert!(find(&sources, &HeaderMap::new(), Query::new(&query(MAX_TOKEN_BYTES))).is_ok());
         assert_eq!(
-            find(&sources, &HeaderMap::new(), &query(MAX_TOKEN_BYTES + 1)),
+            find(&sources, &HeaderMap::new(), Query::new(&query(MAX_TOKEN_BYTES + 1))),
             Err(InvalidToken::TooLarge)
         );
     }
