@@ -25,7 +25,7 @@ pub struct Timeouts {
     pub read: Duration,
     /// For one write, to the store or to the client.
     pub write: Duration,
-    /// That an unused connection to the store is kept.
+    /// The time that an unused connection to the store is kept.
     pub idle: Duration,
     /// For the whole request.
     pub total: Duration,

@@ -38,7 +38,7 @@ const REMEMBERED: usize = 16_384;
 /// Services whose failures are remembered.
 const KNOWN: usize = 1024;
 
-/// That an unused connection is kept; services close theirs later.
+/// The time that an unused connection is kept; services close theirs later.
 const IDLE: Duration = Duration::from_secs(15);
 
 /// A service that decides about requests.
@@ -54,7 +54,7 @@ pub struct External {
     pub cache: Duration,
 }
 
-/// What a service said.
+/// The answer of a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Decision {
     pub allows: bool,
@@ -108,7 +108,7 @@ pub(crate) struct Services {
     resolver: Arc<Resolver>,
     /// By digest of the URL.
     breakers: Cache<[u8; 32], Arc<Mutex<Breaker>>>,
-    /// What was decided, and when it was asked, by digest of URL and question.
+    /// Decisions with the time of the question, by digest of URL and question.
     answers: Cache<[u8; 32], (bool, Instant)>,
 }
 
@@ -172,7 +172,7 @@ impl Services {
     async fn post(&self, external: &External, question: &str) -> Result<bool, Failure> {
         let host = &external.endpoint.host;
         let addresses = self.resolver.addresses(host, external.timeout).await;
-        // None may use up the time of those that follow.
+        // No attempt may use up the time of the following ones.
         let share = external.timeout / addresses.len().max(1) as u32;
         for address in addresses {
             let mut peer = peer::at(&external.endpoint, address);
@@ -348,7 +348,7 @@ mod tests {
             assert_eq!(breaker.turn(now, TIMEOUT), Some(Turn::Plain));
             assert_eq!(breaker.failed(Turn::Plain, now), failure == MAX_FAILURES);
         }
-        // Those that were under way do not count again.
+        // Failures of questions that were in flight do not count again.
         assert!(!breaker.failed(Turn::Plain, now));
         for pause_ms in [500, 1000, 2000, 4000, 8000, 10_000, 10_000] {
             let pause = Duration::from_millis(pause_ms);
