@@ -1,6 +1,7 @@
 //! Safety: G8 to G14 of the promises in `docs/CONFIG_RELOAD.md`.
 
 use std::fs;
+use std::time::{Duration, Instant};
 
 use kit::raw::Raw;
 use kit::*;
@@ -233,4 +234,16 @@ async fn a_deletion_is_a_deletion() {
         (alive == 1.0).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_parameter_that_is_repeated_very_often_costs_little() {
+    let stack = Stack::start().await;
+    let query = "strict=true&".repeat(5_000);
+    let started = Instant::now();
+
+    let (status, _) = stack.proxy.post(&format!("/admin/reload?{query}")).await;
+
+    assert_eq!(status, 200);
+    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
 }
