@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
 # Holds that the tests can fail. Applies each patch in tests/it/defects/ to a copy of the tree, builds
 # the program there, and runs the one test that the patch names, which must fail. The same tests must
-# pass against the copy without a patch. The copy is target/checkers; it shares compiled dependencies.
+# pass against the copy without a patch. The copy is target/checkers; it begins with a copy of the compiled
+# dependencies.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
 copy=$root/target/checkers
 log=$root/target/checkers.log
-# The copy's programs stay in the copy, so that no other build ever finds a defective one in its place.
-CARGO_BUILD_BUILD_DIR=$(realpath -m "${CARGO_TARGET_DIR:-target}")
-export CARGO_BUILD_BUILD_DIR CARGO_TARGET_DIR=$copy/target CARGO_TERM_COLOR=never
+compiled=$(realpath -m "${CARGO_TARGET_DIR:-target}")/debug
+# A build directory that both share would not do: Cargo takes the packages of two copies of a workspace for
+# the same ones, so that later builds here would find the defective program and call it fresh.
+export CARGO_TARGET_DIR=$copy/target CARGO_TERM_COLOR=never
 # Git applies nothing below a directory that its repository ignores, so it must not see the repository.
 export GIT_CEILING_DIRECTORIES=$root/target
 
@@ -33,6 +35,12 @@ caught_by() {
     sed -n 's/^# caught-by: //p' "$1"
 }
 
+# What belongs to the packages of the workspace is built anew.
+if [[ ! -d $copy/target/debug && -d $compiled/deps ]]; then
+    mkdir -p "$copy/target/debug"
+    tar --create --directory "$compiled" --exclude='*yatagarasu*' --exclude='*kit-*' --exclude='it-*' \
+        .fingerprint build deps | tar --extract --directory "$copy/target/debug"
+fi
 mkdir -p "$copy"
 find "$copy" -mindepth 1 -maxdepth 1 ! -name target -exec rm -rf {} +
 # Modified now, so that Cargo never takes what an earlier run built for up to date.
