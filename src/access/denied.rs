@@ -84,24 +84,12 @@ impl Denied {
     /// token; `None` if a token would not be looked at.
     #[deny(clippy::wildcard_enum_match_arm, reason = "a new variant must say whether a token helps")]
     pub(crate) fn challenge(&self) -> Option<String> {
-        use InvalidToken as T;
         match self {
-            Self::Token(T::Missing) | Self::Unconfigured => Some("Bearer".to_owned()),
-            Self::Token(
-                invalid @ (T::TooLarge
-                | T::Conflicting
-                | T::Malformed
-                | T::Critical
-                | T::UnknownKey
-                | T::KeyRetired
-                | T::Algorithm
-                | T::Signature
-                | T::Expired
-                | T::NotYetValid
-                | T::Issuer
-                | T::Audience
-                | T::Registered(_)),
-            ) => Some(format!("Bearer error=\"invalid_token\", error_description=\"{invalid}\"")),
+            Self::Token(InvalidToken::Missing) | Self::Unconfigured => Some("Bearer".to_owned()),
+            // Every token that is there and does not verify has this code; `row` names them all.
+            Self::Token(invalid) => {
+                Some(format!("Bearer error=\"invalid_token\", error_description=\"{invalid}\""))
+            }
             Self::Claim { .. } => Some("Bearer error=\"insufficient_scope\"".to_owned()),
             Self::Network | Self::Rule | Self::NoRule | Self::Link(_) => None,
         }

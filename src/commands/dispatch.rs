@@ -5,16 +5,17 @@ use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super as commands;
+use anyhow::{Context as _, Error, Result, anyhow};
+use clap::Parser;
+
 use crate::cli::{Cli, Command, ConfigCommand, DEFAULT_CONFIG};
+use crate::commands;
 use crate::config::stages::Stages;
 use crate::config::{self, Config, Source, Unloaded};
 use crate::process::signals::{self, Caught};
 use crate::reload::history_file::HistoryFile;
 use crate::server::{self, Start};
 use crate::telemetry::log;
-use anyhow::{Context as _, Error, Result, anyhow};
-use clap::Parser;
 
 pub fn run_program() -> ExitCode {
     // Before anything else: until it is caught, SIGHUP ends the process.

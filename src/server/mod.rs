@@ -22,7 +22,7 @@ use crate::generation::Live;
 use crate::identities::{Refresher, Use};
 use crate::listen::connections::Connections;
 use crate::listen::ports::{Ports, bind_all};
-use crate::listen::upgrade::Waiting;
+use crate::listen::upgrade::{self, Waiting};
 use crate::listen::workers::Workers;
 use crate::net::peer::Authorities;
 use crate::net::resolver::{MAX_ADDRESSES, Resolver};
@@ -276,7 +276,7 @@ fn actions(live: &Arc<Live>, ports: &Arc<Ports>, lifecycle: &Arc<Lifecycle>) -> 
             let handed_over = ports
                 .listeners()
                 .map_err(anyhow::Error::from)
-                .and_then(|listeners| crate::listen::upgrade::hand_over(&socket, &listeners));
+                .and_then(|listeners| upgrade::hand_over(&socket, &listeners));
             match handed_over {
                 Ok(pid) => {
                     info!(pid, "another process serves now");
