@@ -15,7 +15,8 @@ fn holds_only_secrets(text: &[u8]) -> bool {
     let text = String::from_utf8_lossy(text);
     let secrets = ["secret: ", "secret_key: "].map(|key| text.matches(&format!("{key}{SECRET}")).count());
     // A text of many lines may hold what looks like a key.
-    !text.contains(['"', '\'', '|', '>', '#']) && text.matches(SECRET).count() == secrets.iter().sum::<usize>()
+    !text.contains(['"', '\'', '|', '>', '#'])
+        && text.matches(SECRET).count() == secrets.iter().sum::<usize>()
 }
 
 fuzz_target!(|text: &[u8]| {

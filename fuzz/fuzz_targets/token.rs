@@ -5,9 +5,11 @@
 use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
-use jsonwebtoken::{Algorithm, EncodingKey, crypto::sign};
+use jsonwebtoken::{EncodingKey, crypto::sign};
 use libfuzzer_sys::fuzz_target;
-use yatagarasu::internals::{Algorithm, ConfiguredKey, Expectations, Key, KeySet, PublishedKeys, Secret, Verifier};
+use yatagarasu::internals::{
+    Algorithm, ConfiguredKey, Expectations, Key, KeySet, PublishedKeys, Secret, Verifier,
+};
 
 const SECRET: &str = "a-secret-of-at-least-32-characters";
 
@@ -24,7 +26,7 @@ fuzz_target!(|token: &str| {
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
     assert!(VERIFIER.verify(token, now).is_err(), "a token was good without a signature");
     let key = EncodingKey::from_secret(SECRET.as_bytes());
-    let signature = sign(token.as_bytes(), &key, Algorithm::HS256).expect("signed");
+    let signature = sign(token.as_bytes(), &key, jsonwebtoken::Algorithm::HS256).expect("signed");
     let signed = format!("{token}.{signature}");
     let first = VERIFIER.verify(&signed, now);
     if let Ok(claims) = &first {
